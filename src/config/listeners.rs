@@ -1,0 +1,108 @@
+//! The doors: for clients with TLS, for clients without, and for operators.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Period;
+
+/// Where moorline listens. At least one of `public` and `plain` is needed.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listeners {
+    /// Clients by `wss`.
+    pub public: Option<Public>,
+    /// Clients by `ws`, without TLS: only behind a load balancer that ends TLS, or on loopback.
+    pub plain: Option<Plain>,
+    /// Operators: `/livez`, `/readyz`, `/metrics`. Not for the internet.
+    pub admin: Option<Admin>,
+}
+
+/// The public door.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Public {
+    /// IP address and port, as `0.0.0.0:8443` or `[::]:8443`.
+    pub address: SocketAddr,
+    /// Certificates and what is asked of clients.
+    pub tls: Tls,
+}
+
+/// The door without TLS.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Plain {
+    /// IP address and port.
+    pub address: SocketAddr,
+}
+
+/// The operators' door.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// IP address and port.
+    pub address: SocketAddr,
+}
+
+/// TLS of the public door (RFC 8446, RFC 5246).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file: the certificate, then its chain. Served when no other certificate fits the name.
+    pub certificate: PathBuf,
+    /// PEM file: its private key (PKCS#8, PKCS#1 or SEC1).
+    pub key: PathBuf,
+    /// More certificates, chosen by the name the client asks for (SNI). Default: none.
+    #[serde(default)]
+    pub additional: Vec<Certificate>,
+    /// PEM file with the authorities that client certificates are checked against. Default: none.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients show a certificate, once `client_ca` is set. Default: `optional`.
+    #[serde(default)]
+    pub client_certificate: ClientCertificate,
+    /// The oldest TLS version taken. Default: `1.2`.
+    #[serde(default)]
+    pub min_version: TlsVersion,
+    /// How often the files are looked at for a change. Default: `10s`.
+    #[serde(default = "default_reload_interval")]
+    pub reload_interval: Period,
+}
+
+/// A certificate and its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// PEM file: the certificate, then its chain.
+    pub certificate: PathBuf,
+    /// PEM file: its private key.
+    pub key: PathBuf,
+}
+
+/// Whether clients show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificate {
+    /// A client may come without; routes with `auth: certificate` refuse it.
+    #[default]
+    Optional,
+    /// A client without one does not get through the TLS handshake.
+    Required,
+}
+
+/// A TLS version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    #[default]
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// TLS 1.3.
+    #[serde(rename = "1.3")]
+    V1_3,
+}
+
+fn default_reload_interval() -> Period {
+    Period::secs(10)
+}

@@ -1,0 +1,154 @@
+//! The configuration: one typed tree, read once and handed down in sections.
+//!
+//! Every key has its default here; `config/moorline.yaml` repeats them for people, and a test keeps the
+//! two equal. Unknown keys are refused.
+
+mod units;
+mod secret;
+mod listeners;
+mod jwt;
+mod nats;
+mod route;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use jwt::{Jwks, Jwt, JwtAlgorithm, JwtClaims, JwtKey, JwtSources};
+pub use listeners::{
+    Admin, Certificate, ClientCertificate, Listeners, Plain, Public, Tls, TlsVersion,
+};
+pub use nats::{Nats, NatsTls};
+pub use route::{AuthMode, Backend, EventKind, OnFailure, RefuseMode, Route};
+pub use secret::SecretSource;
+pub use units::{Period, Size};
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where moorline listens.
+    pub listeners: Listeners,
+    /// The NATS servers. Absent: solo, one node without NATS.
+    pub nats: Option<Nats>,
+    /// How tokens are found and checked, for routes with `auth: jwt`.
+    pub jwt: Option<Jwt>,
+    /// Which handshakes are taken, and what happens to their messages.
+    pub routes: Vec<Route>,
+    /// Ping, pong and age of a connection, unless a route says otherwise.
+    pub heartbeat: Heartbeat,
+    /// Bounds of the whole node.
+    pub limits: Limits,
+    /// How the node stops.
+    pub shutdown: Shutdown,
+    /// What is logged.
+    pub log: Log,
+}
+
+/// Ping, pong and age of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Heartbeat {
+    /// Time without a byte from the client until it is pinged. Default: `25s`, with up to 10 % of
+    /// jitter; below the 30 s to 60 s after which load balancers and mobile networks forget a flow.
+    pub ping_interval: Period,
+    /// Time for any byte to come after a ping. Default: `10s`.
+    pub pong_timeout: Period,
+    /// Time without a message in either direction until the connection is closed with 4408.
+    /// Default: none.
+    pub idle_timeout: Option<Period>,
+    /// Age at which a connection is closed with 1012, less up to 10 % of jitter, so that clients
+    /// spread again after a scale-up. Default: none.
+    pub max_age: Option<Period>,
+    /// Time for the client to answer a close frame, and for the end of its TCP stream. Default: `5s`.
+    pub close_timeout: Period,
+    /// Time without any progress of a write until the client counts as gone (4508). Default: `10s`.
+    pub write_timeout: Period,
+}
+
+/// Bounds of the whole node.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Open client connections, handshakes included. Default: 50000. Each takes a file descriptor.
+    pub max_connections: usize,
+    /// Time from accepting a TCP connection until its TLS handshake is done. Default: `10s`.
+    pub tls_timeout: Period,
+    /// Time for a whole HTTP request head. Default: `10s`.
+    pub head_timeout: Period,
+    /// Bytes of an HTTP request head. Default: `16KiB`.
+    pub max_head: Size,
+    /// Header fields of a request. Default: 64.
+    pub max_headers: usize,
+    /// Bytes of messages that wait for a backend, in the whole node. Default: `64MiB`.
+    pub max_held: Size,
+}
+
+/// How the node stops on SIGTERM.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// Time between failing readiness and refusing newcomers, for load balancers to notice.
+    /// Default: `5s`.
+    pub lame_duck: Period,
+    /// Time over which the connections are closed with 1012. Default: `30s`.
+    pub drain: Period,
+}
+
+/// What is logged, on standard error.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `human` or `json`. Default: `json`.
+    pub format: LogFormat,
+    /// A level (`error`, `warn`, `info`, `debug`, `trace`), or directives as
+    /// `info,moorline::relay=debug`. Default: `info`.
+    pub level: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For a terminal.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self {
+            ping_interval: Period::secs(25),
+            pong_timeout: Period::secs(10),
+            idle_timeout: None,
+            max_age: None,
+            close_timeout: Period::secs(5),
+            write_timeout: Period::secs(10),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 50_000,
+            tls_timeout: Period::secs(10),
+            head_timeout: Period::secs(10),
+            max_head: Size::kib(16),
+            max_headers: 64,
+            max_held: Size::kib(64 * 1024),
+        }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { lame_duck: Period::secs(5), drain: Period::secs(30) }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Json, level: "info".to_owned() }
+    }
+}

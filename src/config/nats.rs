@@ -1,0 +1,72 @@
+//! The NATS servers: where they are, who we are, and how soon we notice that one is gone.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Period, SecretSource};
+
+/// The connection to NATS.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Nats {
+    /// Server URLs, tried in random order: `nats://host:4222`, `tls://host:4222`. Default:
+    /// `nats://127.0.0.1:4222`.
+    pub servers: Vec<String>,
+    /// The first token or tokens of every subject. Default: `moorline`.
+    pub prefix: String,
+    /// TCP connections; a client's messages always take the same one. Default: 1, enough for 100,000
+    /// requests a second.
+    pub connections: usize,
+    /// User name, with `password`. Default: none.
+    pub user: Option<String>,
+    /// Password: a file or `env:NAME`.
+    pub password: Option<SecretSource>,
+    /// Token: a file or `env:NAME`. Default: none.
+    pub token: Option<SecretSource>,
+    /// Credentials file with a JWT and an nkey seed, as made by `nsc`. Default: none.
+    pub credentials: Option<PathBuf>,
+    /// nkey seed: a file or `env:NAME`. Default: none.
+    pub nkey: Option<SecretSource>,
+    /// TLS to the servers. Default: as the URL and the server say, checked against the system's
+    /// authorities.
+    pub tls: Option<NatsTls>,
+    /// Time for a connection to come up. Default: `5s`.
+    pub connect_timeout: Period,
+    /// How often the server is pinged; a server that leaves two pings unanswered counts as gone.
+    /// Default: `1s`, which notices a dead server within 3 s.
+    pub ping_interval: Period,
+}
+
+/// TLS to the NATS servers.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NatsTls {
+    /// PEM file with the authorities the servers are checked against. Default: the system's.
+    pub ca: Option<PathBuf>,
+    /// PEM file with our certificate, for servers that ask for one. Default: none.
+    pub certificate: Option<PathBuf>,
+    /// PEM file with its private key.
+    pub key: Option<PathBuf>,
+    /// Start TLS before the server's greeting, for servers with `handshake_first`. Default: `false`.
+    pub first: bool,
+}
+
+impl Default for Nats {
+    fn default() -> Self {
+        Self {
+            servers: vec!["nats://127.0.0.1:4222".to_owned()],
+            prefix: "moorline".to_owned(),
+            connections: 1,
+            user: None,
+            password: None,
+            token: None,
+            credentials: None,
+            nkey: None,
+            tls: None,
+            connect_timeout: Period::secs(5),
+            ping_interval: Period::secs(1),
+        }
+    }
+}

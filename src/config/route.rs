@@ -1,0 +1,195 @@
+//! One route: which handshakes it takes, who may come in, and what happens to their messages.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Heartbeat, Period, Size};
+use crate::id::HubName;
+
+/// A path pattern and everything that holds for the connections accepted on it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Path pattern: `/ws`, `/ws/{room}` (one segment), `/ws/{*rest}` (all that follows). The most
+    /// specific route wins.
+    pub path: String,
+    /// The route's name in metrics and logs. Default: its path.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The namespace of its connections, users and groups. Default: `default`.
+    #[serde(default)]
+    pub hub: HubName,
+    /// How a client shows who it is. No default: `jwt`, `connect`, `certificate` or `none`.
+    pub auth: AuthMode,
+    /// How a refused handshake is told to the client. Default: `status`.
+    #[serde(default)]
+    pub refuse: RefuseMode,
+    /// Exact origins (`https://example.com`) that a browser page may come from. Default: none listed,
+    /// which lets every origin in, and is refused where a cookie authenticates.
+    #[serde(default)]
+    pub origins: Vec<String>,
+    /// Subprotocols that may be selected, best first. Default: none listed, which selects the
+    /// client's first offer (messages pass as they are).
+    #[serde(default)]
+    pub subprotocols: Vec<String>,
+    /// Where its events go. Default: NATS under the prefix of the `nats` section.
+    #[serde(default)]
+    pub backend: Backend,
+    /// Which events are sent. Default: `[message]`.
+    #[serde(default = "default_events")]
+    pub events: Vec<EventKind>,
+    /// Request headers that the connect event carries, beside none by default. Credentials
+    /// (`Authorization`, `Cookie`) only pass when they are named here.
+    #[serde(default)]
+    pub forward_headers: Vec<String>,
+    /// How long a backend may take to answer an event. Default: `10s`.
+    #[serde(default = "default_request_timeout")]
+    pub request_timeout: Period,
+    /// How long a message waits for a backend to appear when none took it. Default: `3s`; `0s` turns
+    /// waiting off.
+    #[serde(default = "default_hold")]
+    pub hold: Period,
+    /// Messages of one connection that may be at the backend at once. Default: 1, which keeps their
+    /// order; more gives the order up. At most 256.
+    #[serde(default = "default_in_flight")]
+    pub in_flight: u16,
+    /// What the client sees when a message fails. Default: `close`.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// The largest message from the client, whole or in fragments. Default: `64KiB`.
+    #[serde(default = "default_max_message")]
+    pub max_message: Size,
+    /// Ping, pong and age. Default: the `heartbeat` section.
+    #[serde(default)]
+    pub heartbeat: Option<Heartbeat>,
+}
+
+/// How a client shows who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthMode {
+    /// By a JWT, checked against the `jwt` section.
+    Jwt,
+    /// The backend decides on the blocking connect event.
+    Connect,
+    /// By a TLS client certificate.
+    Certificate,
+    /// Not at all.
+    None,
+}
+
+/// How a refusal is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RefuseMode {
+    /// By an HTTP status, before any upgrade.
+    #[default]
+    Status,
+    /// By accepting and closing at once with 4401, 4403 or 4429, which a browser can read.
+    Close,
+}
+
+/// Where a route's events go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Backend {
+    /// Workers behind NATS, on subjects below this prefix; empty: the prefix of the `nats` section.
+    Nats(String),
+    /// The echo inside moorline, for a first try; `true` is its only value.
+    Echo(bool),
+}
+
+/// The events of the contract with backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EventKind {
+    /// Before the handshake is answered; the backend accepts or refuses.
+    Connect,
+    /// After the handshake.
+    Connected,
+    /// Each message of the client.
+    Message,
+    /// After the end, delivered at least once.
+    Disconnected,
+}
+
+/// What the client sees when a message fails.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// The connection is closed: 1013 when the message was certainly not processed, else 1011.
+    #[default]
+    Close,
+    /// This text message; `{outcome}` and `{event_id}` in it are filled in.
+    Message(String),
+    /// Nothing.
+    Nothing,
+}
+
+impl Route {
+    /// The route's name in metrics and logs.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.path)
+    }
+
+    /// Whether the backend wants to hear of `kind`.
+    #[must_use]
+    pub fn wants(&self, kind: EventKind) -> bool {
+        self.events.contains(&kind)
+            || (kind == EventKind::Connect && self.auth == AuthMode::Connect)
+    }
+}
+
+impl EventKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Connect, Self::Connected, Self::Message, Self::Disconnected];
+
+    /// The word in subjects and in the config.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Connected => "connected",
+            Self::Message => "message",
+            Self::Disconnected => "disconnected",
+        }
+    }
+
+    /// The CloudEvents `type`.
+    #[must_use]
+    pub const fn ce_type(self) -> &'static str {
+        match self {
+            Self::Connect => "moorline.connect",
+            Self::Connected => "moorline.connected",
+            Self::Message => "moorline.message",
+            Self::Disconnected => "moorline.disconnected",
+        }
+    }
+}
+
+impl Default for Backend {
+    fn default() -> Self {
+        Self::Nats(String::new())
+    }
+}
+
+fn default_events() -> Vec<EventKind> {
+    vec![EventKind::Message]
+}
+
+fn default_request_timeout() -> Period {
+    Period::secs(10)
+}
+
+fn default_hold() -> Period {
+    Period::secs(3)
+}
+
+fn default_in_flight() -> u16 {
+    1
+}
+
+fn default_max_message() -> Size {
+    Size::kib(64)
+}

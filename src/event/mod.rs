@@ -1,0 +1,214 @@
+//! What happens on a connection and what came of it: the types every dialect, control command and
+//! API call turns into.
+
+mod peer;
+mod trace;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+pub use peer::{Certificate, Offer, Params, Peer};
+pub use trace::Trace;
+
+use crate::close::Close;
+use crate::config::EventKind;
+use crate::id::UserId;
+use crate::message::Message;
+
+/// One thing that happened on a connection, on its way to a backend.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Whose it is.
+    pub peer: Arc<Peer>,
+    /// 1, 2, 3 ... per connection, over all kinds of events.
+    pub sequence: u64,
+    /// When it happened.
+    pub time: SystemTime,
+    /// The backend's own state of the connection, given back with every event.
+    pub state: Option<State>,
+    /// W3C trace context.
+    pub trace: Trace,
+    /// What happened.
+    pub body: EventBody,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum EventBody {
+    /// A client asks to come in.
+    Connect(Box<Offer>),
+    /// A client came in.
+    Connected,
+    /// A client sent a message.
+    Message(Message),
+    /// A client is gone.
+    Disconnected(Ended),
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Code, cause and reason.
+    pub close: Close,
+    /// From the 101 to the end.
+    pub duration: Duration,
+}
+
+/// What came of an event. Exactly one for each, and counted.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The backend answered: these actions, in this order.
+    Replied(Vec<Action>),
+    /// The backend lets a client in (connect events only).
+    Accepted(Box<Grant>),
+    /// The backend said no.
+    Refused(Refusal),
+    /// Certainly not processed: no backend was there.
+    Unavailable,
+    /// May have been processed: no answer in time, or the way was cut.
+    Unknown,
+    /// Never sent: moorline had no room for it.
+    Overloaded,
+}
+
+/// What a backend's answer does to the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send a message to the client.
+    Send(Message),
+    /// Keep this state, or none, from now on.
+    State(Option<State>),
+    /// Close the connection.
+    Close(Close),
+}
+
+/// A backend's yes to a connect event; all of it optional.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Grant {
+    /// Who the client is.
+    pub user: Option<UserId>,
+    /// One of the offered subprotocols.
+    pub subprotocol: Option<String>,
+    /// The connection's first state.
+    pub state: Option<State>,
+    /// Headers for the 101.
+    pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
+}
+
+/// A backend's no.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status the backend gave, 400 to 599.
+    pub status: u16,
+    /// What the client may see of it.
+    pub message: Option<Message>,
+}
+
+/// Opaque text of a backend about one connection, at most [`State::MAX`] bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State(Arc<str>);
+
+impl State {
+    /// The most bytes of a state.
+    pub const MAX: usize = 4096;
+
+    /// Checks and keeps `text`; none when it is empty.
+    ///
+    /// # Errors
+    /// When it is too long, or has characters that no header may have: `Err` holds its length.
+    pub fn new(text: &str) -> Result<Option<Self>, usize> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let fits = text.len() <= Self::MAX && !text.bytes().any(|b| b < b' ' || b == 0x7f);
+        if fits { Ok(Some(Self(text.into()))) } else { Err(text.len()) }
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Event {
+    /// The event's kind.
+    #[must_use]
+    pub fn kind(&self) -> EventKind {
+        self.body.kind()
+    }
+
+    /// The CloudEvents `id`: the same when the event is sent again.
+    #[must_use]
+    pub fn id(&self) -> String {
+        match self.body {
+            EventBody::Disconnected(_) => format!("{}-end", self.peer.id),
+            _ => format!("{}-{}", self.peer.id, self.sequence),
+        }
+    }
+}
+
+impl EventBody {
+    /// The event's kind.
+    #[must_use]
+    pub fn kind(&self) -> EventKind {
+        match self {
+            Self::Connect(_) => EventKind::Connect,
+            Self::Connected => EventKind::Connected,
+            Self::Message(_) => EventKind::Message,
+            Self::Disconnected(_) => EventKind::Disconnected,
+        }
+    }
+
+    /// The event's data, as the contract lays it down.
+    #[must_use]
+    pub fn data(&self) -> Bytes {
+        match self {
+            Self::Connect(offer) => offer.to_json(),
+            Self::Connected => Bytes::from_static(b"{}"),
+            Self::Message(message) => message.data().clone(),
+            Self::Disconnected(ended) => ended.to_json(),
+        }
+    }
+
+    /// The data's content type.
+    #[must_use]
+    pub fn content_type(&self) -> &'static str {
+        match self {
+            Self::Message(message) => message.kind().content_type(),
+            _ => "application/json",
+        }
+    }
+}
+
+impl Ended {
+    fn to_json(&self) -> Bytes {
+        let json = serde_json::json!({
+            "code": self.close.code,
+            "cause": self.close.cause.as_str(),
+            "reason": self.close.reason,
+            "duration_ms": u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
+        });
+        Bytes::from(json.to_string())
+    }
+}
+
+impl Outcome {
+    /// The word in metrics, logs and the failure template.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Replied(_) | Self::Accepted(_) => "replied",
+            Self::Refused(_) => "refused",
+            Self::Unavailable => "unavailable",
+            Self::Unknown => "unknown",
+            Self::Overloaded => "overloaded",
+        }
+    }
+
+    /// Every word that [`as_str`](Self::as_str) says.
+    pub const WORDS: [&'static str; 5] =
+        ["replied", "refused", "unavailable", "unknown", "overloaded"];
+}

@@ -1,0 +1,73 @@
+//! The client at the other end, as far as moorline and the backends know it.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::config::Route;
+use crate::id::{ConnectionId, UserId};
+
+/// One connected client. Lives as long as the connection and is shared with its events, so it holds
+/// only what every event needs.
+#[derive(Debug)]
+pub struct Peer {
+    /// The connection.
+    pub id: ConnectionId,
+    /// The route that accepted it; a reload does not change it.
+    pub route: Arc<Route>,
+    /// Who it is, when anybody said so.
+    pub user: Option<UserId>,
+    /// The request path, without the query.
+    pub path: Box<str>,
+    /// What the path pattern's names stand for.
+    pub params: Params,
+    /// The client's address.
+    pub remote: SocketAddr,
+    /// The selected subprotocol.
+    pub subprotocol: Option<Box<str>>,
+    /// When the handshake came.
+    pub since: SystemTime,
+}
+
+/// Names in the route's path pattern and what they stand for, percent-decoded.
+pub type Params = Box<[(Box<str>, Box<str>)]>;
+
+/// What a client shows when it asks to come in; the data of a connect event.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Offer {
+    /// The raw query string, without a token that came in it.
+    pub query: String,
+    /// Path parameters.
+    pub params: BTreeMap<String, String>,
+    /// The request headers that the route forwards, names in lower case.
+    pub headers: BTreeMap<String, Vec<String>>,
+    /// The token's claims, when the route checks a token.
+    pub claims: serde_json::Map<String, serde_json::Value>,
+    /// Offered subprotocols, without one that carried a token.
+    pub subprotocols: Vec<String>,
+    /// The client's TLS certificate.
+    pub certificate: Option<Certificate>,
+    /// The client's address.
+    pub remote_address: String,
+}
+
+/// A client certificate, already checked against the listener's authorities.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Certificate {
+    /// The subject's distinguished name (RFC 4514).
+    pub subject: String,
+    /// The subject's common name.
+    pub common_name: Option<String>,
+    /// DNS names, e-mail addresses and URIs in the subject alternative name.
+    pub names: Vec<String>,
+    /// SHA-256 of the certificate in DER, lower-case hex.
+    pub fingerprint: String,
+}
+
+impl Offer {
+    /// The offer as the data of a connect event.
+    pub(super) fn to_json(&self) -> Bytes {
+        Bytes::from(serde_json::to_vec(self).unwrap_or_default())
+    }
+}

@@ -1,0 +1,101 @@
+//! `<node>.<random>`: where a connection lives, and a part that nobody can guess.
+
+use std::fmt;
+
+use rand::RngExt;
+
+/// One moorline process: random for each start, so a restarted node is another node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NodeId([u8; NODE_LEN]);
+
+/// One WebSocket connection: two subject tokens, the second holds 128 random bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnectionId {
+    node: NodeId,
+    random: u128,
+}
+
+const NODE_LEN: usize = 12;
+/// Lower case and digits only: legal in a NATS token, a URL, a DNS label and a file name.
+const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+/// 128 bits at 5 bits a letter.
+const RANDOM_LEN: usize = 26;
+
+impl NodeId {
+    /// A new random node id (60 bits).
+    #[must_use]
+    pub fn random() -> Self {
+        let mut rng = rand::rng();
+        Self(std::array::from_fn(|_| letter(rng.random_range(0..32u32) as usize)))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl ConnectionId {
+    /// A new id for a connection of `node`.
+    #[must_use]
+    pub fn random(node: NodeId) -> Self {
+        Self { node, random: rand::rng().random() }
+    }
+
+    /// The node that accepted the connection.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letters: [u8; RANDOM_LEN] =
+            std::array::from_fn(|i| letter((self.random >> (5 * i)) as usize & 31));
+        write!(f, "{}.{}", self.node, std::str::from_utf8(&letters).unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn letter(five_bits: usize) -> u8 {
+    ALPHABET.get(five_bits).copied().unwrap_or(b'a')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_two_tokens_and_every_bit_counts() {
+        let node = NodeId::random();
+        let text = ConnectionId::random(node).to_string();
+        let (left, right) = text.split_once('.').unwrap();
+        assert_eq!(left, node.as_str());
+        assert_eq!(right.len(), RANDOM_LEN);
+        assert!(right.bytes().all(|b| ALPHABET.contains(&b)));
+        for bit in 0..128 {
+            let a = ConnectionId { node, random: 0 }.to_string();
+            let b = ConnectionId { node, random: 1 << bit }.to_string();
+            assert_ne!(a, b, "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Names, labels and help texts of every family. Names follow the Prometheus conventions: base units,
+//! `_total` on counters.
+
+use prometheus::core::Collector;
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+use super::Metrics;
+
+/// 250 us to 10 s: an answer of a NATS worker takes a fraction of a millisecond.
+const FAST: &[f64] = &[
+    0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// 1 s to a day: how long connections live.
+const LONG: &[f64] = &[1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0];
+
+/// Makes and registers every family.
+pub(super) fn register() -> Metrics {
+    let registry = Registry::new();
+    let r = &registry;
+    let place = ["hub", "route"];
+    let metrics = Metrics {
+        connections: gauges(r, "connections", "Open WebSocket connections.", &place),
+        connections_opened: counters(
+            r,
+            "connections_opened_total",
+            "WebSocket connections accepted.",
+            &place,
+        ),
+        connections_closed: counters(
+            r,
+            "connections_closed_total",
+            "WebSocket connections ended, by close code and cause.",
+            &["hub", "route", "code", "cause"],
+        ),
+        connection_duration: histograms(
+            r,
+            "connection_duration_seconds",
+            "How long ended connections lived.",
+            &place,
+            LONG,
+        ),
+        messages: counters(
+            r,
+            "messages_total",
+            "Messages, inbound from or outbound to clients.",
+            &["hub", "route", "direction", "kind"],
+        ),
+        message_bytes: counters(
+            r,
+            "message_bytes_total",
+            "Payload bytes of messages, inbound from or outbound to clients.",
+            &["hub", "route", "direction"],
+        ),
+        backend_requests: counters(
+            r,
+            "backend_requests_total",
+            "Events given to a backend, by their one outcome.",
+            &["hub", "route", "transport", "outcome"],
+        ),
+        backend_duration: histograms(
+            r,
+            "backend_request_duration_seconds",
+            "Time from an event to its outcome, waiting for a backend included.",
+            &["hub", "route", "transport"],
+            FAST,
+        ),
+        backend_in_flight: gauges(
+            r,
+            "backend_in_flight",
+            "Events at a backend that have no outcome yet.",
+            &["hub", "route", "transport"],
+        ),
+        backend_held: gauges(
+            r,
+            "backend_held",
+            "Events that wait for a backend to appear.",
+            &["hub", "route", "transport"],
+        ),
+        ping_rtt: histograms(r, "ping_rtt_seconds", "Time from a ping to its pong.", &place, FAST),
+        handshakes: counters(
+            r,
+            "handshakes_total",
+            "Opening handshakes answered, by result.",
+            &["result"],
+        ),
+        handshake_duration: histograms(
+            r,
+            "handshake_duration_seconds",
+            "Time from the end of the request head to the answer.",
+            &[],
+            FAST,
+        ),
+        tls_handshakes: counters(
+            r,
+            "tls_handshakes_total",
+            "TLS handshakes ended, by result.",
+            &["result"],
+        ),
+        certificate_expiry: gauges(
+            r,
+            "tls_certificate_expiry_timestamp_seconds",
+            "When a served certificate ends, by its place in the config.",
+            &["certificate"],
+        ),
+        nats_connected: gauge(r, "nats_connected", "Connections to NATS that are up."),
+        nats_reconnects: counter(
+            r,
+            "nats_reconnects_total",
+            "Times that a connection to NATS came up again.",
+        ),
+        nats_slow_consumer: counter(
+            r,
+            "nats_slow_consumer_total",
+            "Times that a NATS subscription was full and dropped messages.",
+        ),
+        config_reloads: counters(
+            r,
+            "config_reloads_total",
+            "Times that changed files were taken over, by result.",
+            &["result"],
+        ),
+        accept_errors: counter(
+            r,
+            "accept_errors_total",
+            "Failed accepts, as when file descriptors run out.",
+        ),
+        late_replies: counter(
+            r,
+            "backend_late_replies_total",
+            "Backend replies that came after their request had an outcome; they are ignored.",
+        ),
+        panics: counter(r, "panics_total", "Connections that ended by a bug in moorline."),
+        registry: registry.clone(),
+    };
+    let build = gauges(r, "build_info", "The running version; always 1.", &["version"]);
+    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    keep(r, prometheus::process_collector::ProcessCollector::for_self());
+    metrics
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    made(registry, IntCounterVec::new(opts(name, help), labels))
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    made(registry, IntCounter::with_opts(opts(name, help)))
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    made(registry, IntGaugeVec::new(opts(name, help), labels))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    made(registry, IntGauge::with_opts(opts(name, help)))
+}
+
+fn histograms(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: &[f64],
+) -> HistogramVec {
+    let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
+    made(registry, HistogramVec::new(opts, labels))
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("moorline")
+}
+
+#[expect(clippy::expect_used, reason = "the names and labels above are constants, made at start")]
+fn made<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    let collector = made.expect("a family's name and labels are well formed");
+    keep(registry, collector.clone());
+    collector
+}
+
+#[expect(clippy::expect_used, reason = "the names above are constants, registered at start")]
+fn keep(registry: &Registry, collector: impl Collector + 'static) {
+    registry.register(Box::new(collector)).expect("a family is registered once");
+}

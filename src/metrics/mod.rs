@@ -1,0 +1,129 @@
+//! Every metric family, and handles resolved once, so that counting costs one atomic addition.
+//!
+//! Labels are closed sets: hubs, routes and fixed words; never a user, a connection, a subject or a
+//! path. (The library hashes label values without a separator, which is safe only for fixed words.)
+
+mod families;
+mod route;
+
+use prometheus::{
+    Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
+};
+
+pub use route::RouteMetrics;
+
+/// The families of one node. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// Open connections after the 101, by hub and route.
+    connections: IntGaugeVec,
+    connections_opened: IntCounterVec,
+    connections_closed: IntCounterVec,
+    connection_duration: HistogramVec,
+    messages: IntCounterVec,
+    message_bytes: IntCounterVec,
+    backend_requests: IntCounterVec,
+    backend_duration: HistogramVec,
+    backend_in_flight: IntGaugeVec,
+    backend_held: IntGaugeVec,
+    ping_rtt: HistogramVec,
+    handshakes: IntCounterVec,
+    handshake_duration: HistogramVec,
+    tls_handshakes: IntCounterVec,
+    certificate_expiry: IntGaugeVec,
+    nats_connected: IntGauge,
+    nats_reconnects: IntCounter,
+    nats_slow_consumer: IntCounter,
+    config_reloads: IntCounterVec,
+    accept_errors: IntCounter,
+    late_replies: IntCounter,
+    panics: IntCounter,
+}
+
+impl Metrics {
+    /// The families, at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        families::register()
+    }
+
+    /// The handles of one route.
+    #[must_use]
+    pub fn route(&self, hub: &str, route: &str, transport: &'static str) -> RouteMetrics {
+        RouteMetrics::new(self, hub, route, transport)
+    }
+
+    /// One handshake was answered: `result` is `accepted` or a refusal's word.
+    pub fn handshake(&self, result: &'static str, seconds: f64) {
+        self.handshakes.with_label_values(&[result]).inc();
+        self.handshake_duration.with_label_values::<&str>(&[]).observe(seconds);
+    }
+
+    /// One TLS handshake ended: `ok`, `failed` or `timeout`.
+    pub fn tls_handshake(&self, result: &'static str) {
+        self.tls_handshakes.with_label_values(&[result]).inc();
+    }
+
+    /// When the certificate at this place in the config ends, in seconds since 1970.
+    pub fn certificate_expiry(&self, certificate: &str, at: i64) {
+        self.certificate_expiry.with_label_values(&[certificate]).set(at);
+    }
+
+    /// 1 while the NATS connection is up, else 0.
+    #[must_use]
+    pub fn nats_connected(&self) -> &IntGauge {
+        &self.nats_connected
+    }
+
+    /// Connections to NATS that came up again.
+    #[must_use]
+    pub fn nats_reconnects(&self) -> &IntCounter {
+        &self.nats_reconnects
+    }
+
+    /// Times that the NATS client dropped messages because a subscription was full.
+    #[must_use]
+    pub fn nats_slow_consumer(&self) -> &IntCounter {
+        &self.nats_slow_consumer
+    }
+
+    /// Files or settings were looked at again: `ok` or `failed`.
+    pub fn config_reload(&self, result: &'static str) {
+        self.config_reloads.with_label_values(&[result]).inc();
+    }
+
+    /// Failed accepts (file descriptors or memory ran out).
+    #[must_use]
+    pub fn accept_errors(&self) -> &IntCounter {
+        &self.accept_errors
+    }
+
+    /// Replies that came after their request had an outcome.
+    #[must_use]
+    pub fn late_replies(&self) -> &IntCounter {
+        &self.late_replies
+    }
+
+    /// Connections that ended by a bug.
+    #[must_use]
+    pub fn panics(&self) -> &IntCounter {
+        &self.panics
+    }
+
+    /// All families in the Prometheus text format 0.0.4.
+    #[must_use]
+    pub fn to_text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics could not be written");
+        }
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
