@@ -6,3 +6,7 @@ pub mod config;
 pub mod event;
 pub mod metrics;
 pub mod task;
+pub mod hub;
+pub mod limits;
+pub mod relay;
+pub mod connection;

@@ -1,0 +1,173 @@
+//! One node, put together from its config, run until it is told to stop.
+//!
+//! Everything is built before the first listener opens, so a mistake in the config never lets a
+//! client in half-way.
+
+mod build;
+mod drain;
+mod error;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::Admin;
+use crate::config::{Config, Shutdown};
+use crate::edge::{Edge, Transport, listen};
+use crate::hub::Table;
+use crate::id::NodeId;
+use crate::metrics::Metrics;
+use crate::nats::Nats;
+use crate::task::Tasks;
+use crate::tls::Acceptor;
+
+pub use error::ServerError;
+
+/// A node whose listeners are open.
+#[derive(Debug)]
+pub struct Node {
+    id: NodeId,
+    edge: Arc<Edge>,
+    admin: Option<(Arc<Admin>, TcpListener)>,
+    doors: Vec<(TcpListener, Transport)>,
+    table: Table,
+    nats: Option<Nats>,
+    acceptor: Option<Acceptor>,
+    metrics: Metrics,
+    crews: Crews,
+    shutdown: Shutdown,
+    /// The longest that an event may take until it has an outcome.
+    longest_event: std::time::Duration,
+    longest_close: std::time::Duration,
+}
+
+/// The node's tasks, by when they stop.
+#[derive(Debug, Clone, Default)]
+struct Crews {
+    /// Said when the node begins to stop; readiness ends.
+    draining: CancellationToken,
+    /// Listeners and clients that are not let in yet.
+    doors: Tasks,
+    /// Open connections.
+    connections: Tasks,
+    /// What serves all of them to the end: NATS, keys, certificates, the operators' door.
+    background: Tasks,
+}
+
+/// What a running node is told.
+#[derive(Debug, Clone, Default)]
+pub struct Signals {
+    /// Stop, in good order.
+    pub stop: CancellationToken,
+    /// Stop at once.
+    pub abort: CancellationToken,
+    /// Look at certificate and key files again.
+    pub reload: Arc<tokio::sync::Notify>,
+}
+
+impl Node {
+    /// Builds every part of the node and opens its listeners.
+    ///
+    /// # Errors
+    /// When a file, a key, a URL or an address of the config cannot be used; the error names it.
+    pub async fn start(config: Config) -> Result<Self, ServerError> {
+        let crews = Crews::default();
+        let parts = build::parts(&config, &crews).await?;
+        let mut doors = Vec::new();
+        if let (Some(public), Some(acceptor)) = (&config.listeners.public, &parts.acceptor) {
+            doors.push((open(public.address)?, Transport::Tls(acceptor.clone())));
+        }
+        if let Some(plain) = &config.listeners.plain {
+            doors.push((open(plain.address)?, Transport::Plain));
+        }
+        let admin = match &config.listeners.admin {
+            Some(admin) => Some((Arc::clone(&parts.admin), open(admin.address)?)),
+            None => None,
+        };
+        Ok(Self {
+            id: parts.id,
+            edge: parts.edge,
+            admin,
+            doors,
+            table: parts.table,
+            nats: parts.nats,
+            acceptor: parts.acceptor,
+            metrics: parts.metrics,
+            crews,
+            shutdown: config.shutdown,
+            longest_event: build::longest_event(&config),
+            longest_close: build::longest_close(&config),
+        })
+    }
+
+    /// The addresses that clients reach the node at: `wss` first, then `ws`.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.doors.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect()
+    }
+
+    /// Serves until `signals` say stop, then drains.
+    ///
+    /// # Errors
+    /// When connections were still open at the end of all deadlines, or the stop was cut short.
+    pub async fn run(mut self, signals: &Signals) -> Result<(), ServerError> {
+        self.open_doors();
+        let reloads = async {
+            loop {
+                signals.reload.notified().await;
+                self.reload().await;
+            }
+        };
+        tokio::select! {
+            () = signals.stop.cancelled() => {}
+            () = signals.abort.cancelled() => return Err(ServerError::Aborted),
+            () = reloads => {}
+        }
+        tokio::select! {
+            drained = self.drain() => drained,
+            () = signals.abort.cancelled() => Err(ServerError::Aborted),
+        }
+    }
+
+    fn open_doors(&mut self) {
+        tracing::info!(node = %self.id, version = env!("CARGO_PKG_VERSION"), "node started");
+        for (listener, transport) in self.doors.drain(..) {
+            let scheme = match transport {
+                Transport::Tls(_) => "wss",
+                Transport::Plain => "ws",
+            };
+            announce(&listener, scheme);
+            let edge = Arc::clone(&self.edge);
+            self.crews.doors.spawn("listener", edge.serve(listener, transport));
+        }
+        if let Some((admin, listener)) = self.admin.take() {
+            announce(&listener, "admin");
+            self.crews.background.spawn("admin", admin.serve(listener));
+        }
+        if let Some(acceptor) = &self.acceptor {
+            let (tasks, metrics) = (self.crews.background.clone(), self.metrics.clone());
+            let watch = acceptor.clone().watch(tasks, metrics);
+            self.crews.background.spawn("certificates", watch);
+        }
+    }
+
+    /// Looks at the files again that may have changed; what cannot be used is logged and the old kept.
+    async fn reload(&self) {
+        if let Some(acceptor) = &self.acceptor {
+            acceptor.reload_now(&self.metrics).await;
+        }
+        self.keys.reload(&self.metrics).await;
+    }
+}
+
+fn announce(listener: &TcpListener, scheme: &'static str) {
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, scheme, "listening");
+    }
+}
+
+fn open(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    listen(address).map_err(ServerError::Listen)
+}
