@@ -107,7 +107,8 @@ where
 {
     let mut socket = Socket::new(io, REFUSED_MAX_MESSAGE, REFUSED_READ_BUFFER);
     let said = async {
-        let sent = socket.close(&close).is_ok() && poll_fn(|cx| socket.poll_flush(cx)).await.is_ok();
+        let sent =
+            socket.close(&close).is_ok() && poll_fn(|cx| socket.poll_flush(cx)).await.is_ok();
         if let Some(io) = socket.io_mut().filter(|_| sent) {
             let _ = ending::hang_up(io).await;
         }

@@ -7,6 +7,11 @@ pub enum Relay {
     Echo,
 }
 impl Relay {
+    /// e
+    pub fn echo() -> Self {
+        Self::Echo
+    }
+
     /// r
     pub async fn request(&self, e: Event) -> Outcome {
         match e.body {
