@@ -6,3 +6,5 @@ pub mod config;
 pub mod event;
 pub mod metrics;
 pub mod task;
+pub mod http_client;
+pub mod auth;
