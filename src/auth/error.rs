@@ -27,12 +27,12 @@ pub enum AuthError {
         /// What was expected.
         expected: String,
     },
-    /// The key set's URL.
-    #[error("jwt.jwks.location: {0}: {1}")]
-    Location(String, #[source] FetchError),
+    /// The key set's URL; not said again, because it may hold a password.
+    #[error("jwt.jwks.location: {0}")]
+    Location(FetchError),
     /// The key set's file.
     #[error("jwt.jwks.location: {0}: {1}")]
-    KeySet(String, #[source] JwksError),
+    KeySet(String, JwksError),
     /// A token could not be made.
     #[error("a token is made with HS256, HS384 or HS512, not {0:?}")]
     Mint(JwtAlgorithm),

@@ -3,6 +3,7 @@
 
 use std::{fmt, fs, path::Path};
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ParsedPublicKey};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
@@ -100,7 +101,7 @@ impl Key {
             return Err("its key_ops do not have verify");
         }
         let (kind, key) = from_parameters(&jwk.algorithm)?;
-        let own = jwk.common.key_algorithm.map(|own| Algorithm::try_from(own));
+        let own = jwk.common.key_algorithm.map(Algorithm::try_from);
         let algorithms: Vec<JwtAlgorithm> = allowed
             .iter()
             .copied()
@@ -274,10 +275,14 @@ fn rsa_kind(modulus: &[u8]) -> Option<Kind> {
     RSA_BITS.contains(&bits).then_some(Kind::Rsa { bits })
 }
 
-/// An uncompressed point (SEC 1 section 2.3.3), the only form that the algorithms here take.
+/// An uncompressed point (SEC 1 section 2.3.3), the only form that the algorithms here take. One that is
+/// not on its curve would only ever say that signatures do not fit.
 fn point(kind: Kind, bytes: &[u8]) -> Option<(Kind, DecodingKey)> {
-    let len = 1 + 2 * coordinate_len(kind);
-    let fits = bytes.len() == len && bytes.first() == Some(&4);
+    let curve =
+        if kind == Kind::P384 { &ECDSA_P384_SHA384_FIXED } else { &ECDSA_P256_SHA256_FIXED };
+    let fits = bytes.len() == 1 + 2 * coordinate_len(kind)
+        && bytes.first() == Some(&4)
+        && ParsedPublicKey::new(curve, bytes).is_ok();
     fits.then(|| (kind, DecodingKey::from_ec_der(bytes)))
 }
 

@@ -13,11 +13,12 @@ pub(super) struct Keys(Vec<Key>);
 pub(super) enum Verdict {
     /// No key here has the token's `kid`.
     NoKey,
-    /// No key here has the token's `kid`, and the keys without one have not signed it.
+    /// The keys that any token may be signed with have not signed it: those without a `kid`, and all
+    /// when the token names none.
     NotByUnnamed,
     /// The key is here, and must not be used with the token's algorithm.
     OtherAlgorithm,
-    /// The keys that it could be have not signed it.
+    /// The keys with the token's `kid` have not signed it.
     Forged,
     /// One of the keys has signed it.
     Genuine,
@@ -56,8 +57,6 @@ impl Keys {
                 _ if !is_candidate => continue,
                 _ if tries == TRIES => break,
                 _ if key.has_signed(jws) => return Verdict::Genuine,
-                // A token that names no key has nothing left to be looked up.
-                _ if kid.is_none() => Verdict::Forged,
                 failed => failed,
             };
             tries += usize::from(is_candidate);
@@ -73,7 +72,7 @@ impl Keys {
 }
 
 impl Verdict {
-    /// Whether the token's `kid` leads to no key here, so that newer keys may know more.
+    /// Whether the token's `kid` leads to no key here, so that other or newer keys may know more.
     pub(super) fn is_open(self) -> bool {
         self < Self::OtherAlgorithm
     }

@@ -36,8 +36,9 @@ struct Checks {
 
 impl Verifier {
     /// Reads the keys that `config` names. `client` fetches a key set whose location is a URL
-    /// ([`Jwks::is_url`]) and is not needed otherwise; then this must run in a runtime. The first
-    /// fetch runs on `tasks`, and until it succeeds tokens that need it are [`Denied::Unavailable`].
+    /// ([`Jwks::is_url`]) and is not needed otherwise. A key set is kept fresh on `tasks`, so with one
+    /// this must run in a runtime; a URL is also fetched there the first time, and until that succeeds
+    /// tokens that need it are [`Denied::Unavailable`].
     ///
     /// # Errors
     /// When a key is missing, malformed, or does not fit its algorithms.
@@ -47,7 +48,7 @@ impl Verifier {
     }
 
     /// Reads all files again and takes over `config`. Keys already fetched from a URL stay, unless
-    /// `jwt.jwks` is another.
+    /// `jwt.jwks` is another; `client` makes the next fetch.
     ///
     /// # Errors
     /// As [`new`](Self::new); all is then as before.
@@ -118,6 +119,9 @@ impl Checks {
         let jwks = match (&config.jwks, old) {
             (None, _) => None,
             (Some(new), Some((same, cache))) if new == same && new.is_url() => {
+                if let Some(client) = client {
+                    cache.fetch_with(client);
+                }
                 Some((new.clone(), Arc::clone(cache)))
             }
             (Some(new), _) => Some((new.clone(), Arc::new(JwksCache::new(new, client, tasks)?))),

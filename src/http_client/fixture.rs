@@ -91,7 +91,7 @@ impl Server {
                         match tls {
                             None => serve(stream, &shared).await,
                             Some(tls) => match tls.accept(stream).await {
-                                Ok(stream) => serve(stream, &shared).await,
+                                Ok(stream) => serve(Box::new(stream), &shared).await,
                                 Err(_) => None,
                             },
                         }

@@ -11,9 +11,9 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::{path::PathBuf, time::Duration};
+use std::{error::Error, fmt, path::PathBuf, time::Duration};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::Uri;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -23,9 +23,9 @@ use crate::config;
 use crate::http_client::{Bounds, Client, FetchError};
 use crate::task::{Backoff, Tasks};
 
-use super::jws::Jws;
-use super::keys::Verdict;
-use super::{AuthError, Denied, KeyInfo};
+use crate::auth::jws::Jws;
+use crate::auth::keys::Verdict;
+use crate::auth::{AuthError, Denied, KeyInfo};
 use set::Loaded;
 
 pub use set::JwksError;
@@ -54,7 +54,8 @@ struct Shared {
 #[derive(Debug)]
 enum Source {
     File(PathBuf),
-    Url(Uri, Client),
+    /// The client is another one after a reload, as its authorities may be.
+    Url(Uri, ArcSwap<Client>),
 }
 
 /// How an attempt ended; shared, because everybody who waits is told.
@@ -143,6 +144,13 @@ impl JwksCache {
         }
     }
 
+    /// Fetches with `client` from now on.
+    pub(super) fn fetch_with(&self, client: Client) {
+        if let Source::Url(_, old) = &self.shared.source {
+            old.store(Arc::new(client));
+        }
+    }
+
     /// The keys of the set, those that are not used too.
     pub(super) fn describe(&self) -> Vec<KeyInfo> {
         self.shared.loaded.load_full().map(|loaded| loaded.describe()).unwrap_or_default()
@@ -153,7 +161,9 @@ impl Shared {
     /// The task: fetches, waits, fetches again.
     async fn keep_fresh(self: Arc<Self>, tasks: Tasks, stop: CancellationToken) {
         let refresh = self.config.refresh.get();
-        let mut backoff = Backoff::new(RETRY_FIRST.min(refresh), refresh);
+        // While there are no keys clients wait, so `refresh` would be too long.
+        let longest = self.config.min_refresh.get().max(RETRY_FIRST).min(refresh);
+        let mut backoff = Backoff::new(RETRY_FIRST.min(longest), longest);
         let mut due = match &self.source {
             Source::File(_) => Instant::now() + jittered(refresh),
             Source::Url(..) => Instant::now(),
@@ -175,8 +185,8 @@ impl Shared {
                     jittered(refresh)
                 }
                 Err(error) => {
-                    let error: &dyn std::error::Error = error.as_ref();
-                    tracing::warn!(error, "key set not loaded; the last good keys stay in use");
+                    let (location, error) = (&self.source, chain(error.as_ref()));
+                    tracing::warn!(%location, error, "key set not loaded; the last good keys stay");
                     backoff.delay()
                 }
             };
@@ -212,6 +222,7 @@ impl Shared {
                 Loaded::parse(&bytes, &self.config)
             }
             Source::Url(url, client) => {
+                let client = client.load_full();
                 let bytes = client.get(url, ACCEPT, bounds).await.map_err(JwksError::Fetch)?;
                 Loaded::parse(&bytes, &self.config)
             }
@@ -285,14 +296,27 @@ impl Shared {
 
 impl Source {
     fn url(config: &config::Jwks, client: Option<Client>) -> Result<Self, AuthError> {
-        let at = |e| AuthError::Location(config.location.clone(), e);
-        let url: Uri = config.location.parse().map_err(|_| at(FetchError::Url))?;
-        Client::check(&url).map_err(at)?;
+        let url: Uri = config.location.parse().map_err(|_| AuthError::Location(FetchError::Url))?;
+        Client::check(&url).map_err(AuthError::Location)?;
         let client = client.ok_or(AuthError::Value {
             key: "jwt.jwks.location",
             expected: "expected a file, because nothing here fetches URLs".to_owned(),
         })?;
-        Ok(Self::Url(url, client))
+        Ok(Self::Url(url, ArcSwap::from_pointee(client)))
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            // Without the query, which may hold a secret.
+            Self::Url(url, _) => {
+                let (scheme, host) = (url.scheme_str(), url.authority());
+                let host = host.map(http::uri::Authority::as_str).unwrap_or_default();
+                write!(f, "{}://{host}{}", scheme.unwrap_or_default(), url.path())
+            }
+        }
     }
 }
 
@@ -318,6 +342,17 @@ fn check(config: &config::Jwks) -> Result<(), AuthError> {
         }
         None => Ok(()),
     }
+}
+
+/// An error and its causes, because the outermost one says the least.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// Up to a tenth earlier, so that the nodes of a cluster do not fetch in step.

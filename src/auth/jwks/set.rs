@@ -6,12 +6,11 @@ use jsonwebtoken::jwk::Jwk;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::auth::key::Key;
+use crate::auth::keys::Keys;
+use crate::auth::{KeyInfo, json};
 use crate::config;
 use crate::http_client::FetchError;
-
-use super::super::key::Key;
-use super::super::keys::Keys;
-use super::super::{KeyInfo, json};
 
 /// One good answer.
 #[derive(Debug)]
@@ -31,8 +30,8 @@ pub enum JwksError {
     #[error("the key set was not fetched")]
     Fetch(#[source] FetchError),
     /// The file.
-    #[error("the key set cannot be read")]
-    Read(#[source] io::Error),
+    #[error("the key set cannot be read: {0}")]
+    Read(io::Error),
     /// More than `max_size`.
     #[error("the key set has {0} bytes, at most {1} are taken")]
     TooLarge(usize, usize),

@@ -4,9 +4,9 @@ use futures_util::future::join_all;
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 
-use super::super::forge::{self, ED, NOW, P256, P384, RSA, SECRET, Signer, token};
-use super::super::{Identity, Verifier};
 use super::*;
+use crate::auth::forge::{self, ED, NOW, P256, P384, RSA, SECRET, Signer, token};
+use crate::auth::{Identity, Verifier};
 use crate::config::{Jwt, JwtAlgorithm, Period, Size};
 use crate::http_client::fixture::{Answer, Server, client};
 
@@ -92,10 +92,7 @@ async fn a_flood_of_unknown_kids_causes_one_fetch() {
 async fn a_failed_fetch_takes_no_keys_away() {
     let other = Server::start(Answer::ok(set(&[P256.jwk("evil")]))).await;
     let server = Server::start(Answer::ok(set(&[P256.jwk("good")]))).await;
-    let config = changed(&server.url(), |jwks| {
-        jwks.min_refresh = Period::millis(0);
-        jwks.timeout = Period::millis(200);
-    });
+    let config = changed(&server.url(), |jwks| jwks.min_refresh = Period::millis(0));
     let verifier = Verifier::new(&config, Some(client(None)), &Tasks::new()).unwrap();
     verifier.fetched().await.unwrap();
     let redirect = format!("302 Found\r\nLocation: {}", other.url());
@@ -104,7 +101,6 @@ async fn a_failed_fetch_takes_no_keys_away() {
         Answer::status("500 Internal Server Error"),
         Answer::status("404 Not Found"),
         Answer::status(&redirect),
-        Answer::Silence,
         Answer::Endless,
         Answer::ok(" ".repeat(64 * 1024 + 1)),
         Answer::ok(""),
@@ -121,12 +117,32 @@ async fn a_failed_fetch_takes_no_keys_away() {
     for (i, answer) in bad.into_iter().enumerate() {
         let before = server.requests();
         server.set(answer.clone());
-        let unknown = es(&P256, "evil");
+        let evil = format!(
+            r#"{{"alg":"ES256","kid":"evil","jku":"{0}","x5u":"{0}","jwk":{1}}}"#,
+            other.url(),
+            P256.jwk("evil")
+        );
+        let unknown = P256.sign(&evil, CLAIMS);
         assert_eq!(verify(&verifier, &unknown).await, Err(Denied::UNKNOWN_KEY), "{i}: {answer:?}");
         assert!(server.requests() > before, "{i}");
         assert_eq!(verify(&verifier, &es(&P256, "good")).await, Ok(()), "{i}: {answer:?}");
     }
     assert_eq!(other.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_silent_server_holds_a_token_up_until_the_deadline_only() {
+    let server = Server::start(Answer::ok(set(&[P256.jwk("good")]))).await;
+    let verifier = start(&server).await;
+    verifier.fetched().await.unwrap();
+    server.set(Answer::Silence);
+    // From here on time passes only when nobody has anything left to do.
+    tokio::time::pause();
+    let before = Instant::now();
+    assert_eq!(verify(&verifier, &es(&P256, "x")).await, Err(Denied::UNKNOWN_KEY));
+    let passed = before.elapsed();
+    assert!(passed >= Duration::from_secs(20) && passed < Duration::from_secs(22), "{passed:?}");
+    assert_eq!(verify(&verifier, &es(&P256, "good")).await, Ok(()));
 }
 
 #[tokio::test]
@@ -136,12 +152,22 @@ async fn a_key_set_that_never_came_is_unavailable_not_invalid() {
     let path = folder.path().join("hs");
     std::fs::write(&path, SECRET).unwrap();
     let mut config = config(&server.url());
-    config.keys.push(crate::config::JwtKey {
-        kid: Some("hs".to_owned()),
-        algorithms: vec![JwtAlgorithm::HS256],
-        secret: Some(config::SecretSource::File(path)),
-        public_key: None,
-    });
+    let stranger = folder.path().join("stranger.pem");
+    std::fs::write(&stranger, Signer::rsa().pair.public_key_pem()).unwrap();
+    config.keys = vec![
+        config::JwtKey {
+            kid: Some("hs".to_owned()),
+            algorithms: vec![JwtAlgorithm::HS256],
+            secret: Some(config::SecretSource::File(path)),
+            public_key: None,
+        },
+        config::JwtKey {
+            kid: None,
+            algorithms: vec![JwtAlgorithm::RS256],
+            secret: None,
+            public_key: Some(stranger),
+        },
+    ];
     let verifier = Verifier::new(&config, Some(client(None)), &Tasks::new()).unwrap();
     assert_eq!(verify(&verifier, &es(&P256, "good")).await, Err(Denied::Unavailable));
     let error = verifier.fetched().await.unwrap_err();
@@ -151,6 +177,9 @@ async fn a_key_set_that_never_came_is_unavailable_not_invalid() {
     assert_eq!(verify(&verifier, &hs).await, Ok(()));
     let forged = forge::hmac(Algorithm::HS256, b"x", r#"{"alg":"HS256","kid":"hs"}"#, CLAIMS);
     assert_eq!(verify(&verifier, &forged).await, Err(Denied::SIGNATURE));
+    // A token that any key may have signed, and not that of the file.
+    let unnamed = RSA.sign(r#"{"alg":"RS256"}"#, CLAIMS);
+    assert_eq!(verify(&verifier, &unnamed).await, Err(Denied::Unavailable));
     // It is tried again without a token asking for it.
     server.set(Answer::ok(set(&[P256.jwk("good")])));
     let works = async {
@@ -287,12 +316,9 @@ fn settings_that_make_no_sense_are_named() {
             changed(url, |jwks| jwks.algorithms.push(JwtAlgorithm::HS256)),
             "jwt.jwks.algorithms: HS256 ",
         ),
-        (
-            config("http://example.com/keys"),
-            "jwt.jwks.location: http://example.com/keys: expected an h",
-        ),
-        (config("https://a:b@example.com/"), "jwt.jwks.location: "),
-        (config("https://"), "jwt.jwks.location: https://: "),
+        (config("http://example.com/keys"), "jwt.jwks.location: expected an https URL, "),
+        (config("https://a:b@example.com/"), "jwt.jwks.location: expected an https URL, "),
+        (config("https://"), "jwt.jwks.location: expected an https URL, "),
         (config(url), "jwt.jwks.location: expected a file"),
         (
             config("/missing/keys.json"),
@@ -318,6 +344,16 @@ async fn a_reload_keeps_fetched_keys_unless_the_set_is_another() {
     verifier.reload(&config(&other.url()), Some(client(None))).unwrap();
     assert_eq!(verify(&verifier, &es(&P256, "b")).await, Ok(()));
     assert_eq!((server.requests(), other.requests()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_warning_tells_the_cause_and_no_query() {
+    let error = JwksError::Fetch(FetchError::Timeout(Duration::from_secs(5)));
+    let told = chain(&error);
+    assert_eq!(told, "the key set was not fetched: no complete answer within 5s");
+    let jwks = config("https://example.com:8443/keys?secret=1").jwks.unwrap();
+    let source = Source::url(&jwks, Some(client(None))).unwrap();
+    assert_eq!(source.to_string(), "https://example.com:8443/keys");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 use serde_json::{Map, Value, json};
 
-use super::super::claims::Rules;
 use super::*;
+use crate::auth::claims::Rules;
 
 /// Claims that fit, with `change` over them; null takes one away.
 fn claims(change: &Value) -> Map<String, Value> {

@@ -1,7 +1,7 @@
 use jsonwebtoken::Algorithm;
 
-use super::super::forge::{self, ED, P384};
 use super::*;
+use crate::auth::forge::{self, ED, P384};
 
 const CLAIMS: &str = r#"{"sub":"alice","exp":1800000060}"#;
 

@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime};
 use super::forge::{NOW, P256, RSA, SECRET, token};
 use super::*;
 use crate::config::{Jwt, JwtAlgorithm, JwtKey, SecretSource};
-use crate::id::UserId;
 use crate::task::Tasks;
 
 /// `NOW` as the clock shows it, `seconds` later.
