@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::nats::Nats;
@@ -29,8 +30,8 @@ pub struct Admin {
     pub metrics: Metrics,
     /// The connection to NATS, if there is one.
     pub nats: Option<Nats>,
-    /// The tasks of the public door; once they stop, the node is not ready.
-    pub doors: Tasks,
+    /// Said when the node begins to stop; it is not ready then.
+    pub draining: CancellationToken,
     /// Where the tasks of this door run.
     pub tasks: Tasks,
 }
@@ -99,7 +100,7 @@ impl Admin {
     }
 
     fn not_ready(&self) -> Option<&'static str> {
-        if self.doors.is_stopping() {
+        if self.draining.is_cancelled() {
             return Some("draining\n");
         }
         let reached = self.nats.as_ref().is_none_or(Nats::was_connected);

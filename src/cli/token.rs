@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Map, Value};
 
 use crate::auth;
-use crate::config::{Config, JwtAlgorithm, Period, SecretSource};
+use crate::config::{Config, JwtAlgorithm, Period};
 
 use super::{dev, print};
 
@@ -86,6 +86,6 @@ pub(super) fn mint(
     if let Some(audience) = jwt.audience.first() {
         set("aud", audience.as_str().into());
     }
-    let secret = SecretSource::read(secret).context("jwt.keys: the secret cannot be read")?;
-    Ok(auth::mint(algorithm, kid, jwt.typ.as_deref(), &secret, &claims)?)
+    let secret = secret.read().context("jwt.keys: the secret cannot be read")?;
+    Ok(auth::mint(algorithm, &secret, kid, &claims)?)
 }

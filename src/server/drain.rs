@@ -39,7 +39,7 @@ impl Node {
         };
         let _ = timeout(FLUSH_TIMEOUT, self.crews.doors.ended()).await;
         if let Some(nats) = &self.nats {
-            nats.drain(FLUSH_TIMEOUT).await;
+            nats.drain(Instant::now() + FLUSH_TIMEOUT).await;
         }
         self.crews.background.stop();
         tracing::info!(connections = left, "node stopped");

@@ -9,12 +9,14 @@ mod error;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
-use crate::config::{Config, Shutdown};
+use crate::auth::Verifier;
+use crate::config::{Config, Jwt, Shutdown};
 use crate::edge::{Edge, Transport, listen};
 use crate::hub::Table;
 use crate::id::NodeId;
@@ -35,12 +37,14 @@ pub struct Node {
     table: Table,
     nats: Option<Nats>,
     acceptor: Option<Acceptor>,
+    /// The checker of tokens, and what it was made from.
+    verifier: Option<(Verifier, Jwt)>,
     metrics: Metrics,
     crews: Crews,
     shutdown: Shutdown,
     /// The longest that an event may take until it has an outcome.
-    longest_event: std::time::Duration,
-    longest_close: std::time::Duration,
+    longest_event: Duration,
+    longest_close: Duration,
 }
 
 /// The node's tasks, by when they stop.
@@ -94,6 +98,7 @@ impl Node {
             table: parts.table,
             nats: parts.nats,
             acceptor: parts.acceptor,
+            verifier: parts.verifier.zip(config.jwt.clone()),
             metrics: parts.metrics,
             crews,
             shutdown: config.shutdown,
@@ -147,8 +152,9 @@ impl Node {
             self.crews.background.spawn("admin", admin.serve(listener));
         }
         if let Some(acceptor) = &self.acceptor {
-            let (tasks, metrics) = (self.crews.background.clone(), self.metrics.clone());
-            let watch = acceptor.clone().watch(tasks, metrics);
+            let tasks = self.crews.background.clone();
+            let stopping = async move { tasks.stopping().await };
+            let watch = acceptor.clone().watch(self.metrics.clone(), stopping);
             self.crews.background.spawn("certificates", watch);
         }
     }
@@ -158,7 +164,20 @@ impl Node {
         if let Some(acceptor) = &self.acceptor {
             acceptor.reload_now(&self.metrics).await;
         }
-        self.keys.reload(&self.metrics).await;
+        if let Some((verifier, jwt)) = &self.verifier {
+            let reloaded = build::key_client(jwt)
+                .and_then(|client| Ok(verifier.reload(jwt, client)?));
+            match reloaded {
+                Ok(()) => {
+                    self.metrics.config_reload("ok");
+                    tracing::info!("keys read again");
+                }
+                Err(error) => {
+                    self.metrics.config_reload("failed");
+                    tracing::error!(%error, "keys refused; the old ones stay");
+                }
+            }
+        }
     }
 }
 

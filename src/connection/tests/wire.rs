@@ -80,6 +80,7 @@ impl Client {
 
 fn accepted(route: Arc<Route>, table: &Table) -> Accepted {
     let id = ConnectionId::random(NodeId::random());
+    let metrics = Arc::new(Metrics::new().route("default", "/ws", "echo"));
     let (registered, mailbox) = table.register(id);
     Accepted {
         peer: Arc::new(Peer {
@@ -92,8 +93,8 @@ fn accepted(route: Arc<Route>, table: &Table) -> Accepted {
             subprotocol: None,
             since: SystemTime::now(),
         }),
-        relay: Relay::echo(),
-        metrics: Arc::new(Metrics::new().route("default", "/ws", "echo")),
+        relay: Relay::echo(Arc::clone(&metrics)),
+        metrics,
         trace: Trace::start(),
         sequence: 0,
         state: None,
