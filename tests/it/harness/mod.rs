@@ -9,7 +9,7 @@ mod tools;
 use std::time::Duration;
 
 pub(crate) use certificates::Certificates;
-pub(crate) use client::{Client, Closed, Request, connect_tls, exchange};
+pub(crate) use client::{Client, Closed, Request, connect_tls, exchange, exchange_raw};
 pub(crate) use nats::{Answer, NatsServer, Worker, header};
 pub(crate) use node::{Node, signal};
 pub(crate) use tools::{Tool, run_tool, tool};
