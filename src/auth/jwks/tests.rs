@@ -310,6 +310,9 @@ fn settings_that_make_no_sense_are_named() {
     let cases = [
         (changed(url, |jwks| jwks.refresh = Period::secs(0)), "jwt.jwks.refresh: "),
         (changed(url, |jwks| jwks.timeout = Period::secs(0)), "jwt.jwks.timeout: "),
+        (changed(url, |jwks| jwks.timeout = Period::secs(61)), "jwt.jwks.timeout: "),
+        (changed(url, |jwks| jwks.refresh = Period::secs(u64::MAX)), "jwt.jwks: expected refresh"),
+        (changed(url, |jwks| jwks.min_refresh = Period::secs(u64::MAX)), "jwt.jwks: expected ref"),
         (changed(url, |jwks| jwks.max_stale = Period::secs(1)), "jwt.jwks.max_stale: "),
         (changed(url, |jwks| jwks.algorithms.clear()), "jwt.jwks.algorithms: "),
         (
