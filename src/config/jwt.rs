@@ -88,7 +88,7 @@ pub struct Jwks {
     /// How long keys are used when no fetch succeeds. Default: `24h`; after that handshakes get 503.
     #[serde(default = "default_max_stale")]
     pub max_stale: Period,
-    /// Time for a fetch. Default: `5s`.
+    /// Time for a fetch, at most `1m`, because a handshake may wait for it. Default: `5s`.
     #[serde(default = "default_fetch_timeout")]
     pub timeout: Period,
     /// The largest answer taken. Default: `256KiB`.

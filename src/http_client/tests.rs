@@ -53,6 +53,9 @@ async fn a_body_over_the_limit_is_not_read_on() {
     assert_eq!(get(&server).await.unwrap().len(), 1000);
     server.set(Answer::ok([b'x'; 1001]));
     assert!(matches!(get(&server).await, Err(FetchError::TooLarge(1000))));
+    // The length alone is enough: the rest is not waited for.
+    server.set(Answer::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\nhello".to_vec()));
+    assert!(matches!(get(&server).await, Err(FetchError::TooLarge(1000))));
     server.set(Answer::Endless);
     assert!(matches!(get(&server).await, Err(FetchError::TooLarge(1000))));
 }

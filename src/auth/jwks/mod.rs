@@ -123,11 +123,13 @@ impl JwksCache {
         let mut verdict = verdict.max(loaded.keys.verdict(jws));
         if verdict.is_open()
             && let Some(kid) = jws.kid.as_deref()
-            && shared.ask_for(kid).await
-            && let Some(loaded) = shared.usable()
         {
-            verdict = verdict.max(loaded.keys.verdict(jws));
-            if verdict.is_open() {
+            let is_fetched = shared.ask_for(kid).await;
+            // Newer keys may also have come by somebody else's fetch since the look above.
+            if let Some(newer) = shared.usable().filter(|newer| !Arc::ptr_eq(newer, &loaded)) {
+                verdict = verdict.max(newer.keys.verdict(jws));
+            }
+            if is_fetched && verdict.is_open() {
                 shared.remember_absent(kid);
             }
         }
@@ -135,12 +137,13 @@ impl JwksCache {
     }
 
     /// Waits for the first attempt, and says how the last one ended. Cancel safe.
-    pub(super) async fn fetched(&self) -> Result<(), Arc<JwksError>> {
+    pub(super) async fn fetched(&self) -> Ended {
         let mut ended = self.shared.ended.subscribe();
-        match ended.wait_for(Option::is_some).await {
-            Ok(ended) => ended.clone().unwrap_or(Ok(())),
-            // The sender lives in `shared`.
-            Err(_) => Ok(()),
+        let most = self.shared.config.timeout.get() + GRACE;
+        match timeout(most, ended.wait_for(Option::is_some)).await {
+            Ok(Ok(ended)) => ended.clone().unwrap_or(Ok(())),
+            // The task is stopped with the node.
+            _ => Err(Arc::new(JwksError::Fetch(FetchError::Timeout(most)))),
         }
     }
 
@@ -328,6 +331,14 @@ fn check(config: &config::Jwks) -> Result<(), AuthError> {
     if config.timeout.get().is_zero() {
         return wrong("jwt.jwks.timeout", "expected more than 0s");
     }
+    // A handshake waits for it.
+    if config.timeout.get() > TIMEOUT_MAX {
+        return wrong("jwt.jwks.timeout", "expected at most 1m");
+    }
+    // Longer ones would only overflow the clock.
+    if config.refresh.get().max(config.min_refresh.get()) > PERIOD_MAX {
+        return wrong("jwt.jwks", "expected refresh and min_refresh of at most 365days");
+    }
     if config.max_stale < config.refresh {
         return wrong("jwt.jwks.max_stale", "expected at least jwt.jwks.refresh");
     }
@@ -362,6 +373,10 @@ fn jittered(period: Duration) -> Duration {
 
 /// RFC 7517 section 8.5.2; some servers only know the other.
 const ACCEPT: &str = "application/jwk-set+json, application/json";
+
+/// The longest `timeout`, `refresh` and `min_refresh`.
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+const PERIOD_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The longest `kid` in bytes that is worth a fetch, and how many are remembered.
 const KID_MAX: usize = 256;

@@ -239,8 +239,8 @@ async fn a_kid_that_was_not_brought_waits_longer_than_others() {
     assert_eq!(verify(&verifier, &es(&P256, "old")).await, Err(Denied::UNKNOWN_KEY));
     tokio::time::sleep(Duration::from_secs(31)).await;
     // The old one does not take the fetch that the new one needs.
-    std::fs::write(&path, set(&[P256.jwk("a"), P256.jwk("new")])).unwrap();
     assert_eq!(verify(&verifier, &es(&P256, "old")).await, Err(Denied::UNKNOWN_KEY));
+    std::fs::write(&path, set(&[P256.jwk("a"), P256.jwk("new")])).unwrap();
     assert_eq!(verify(&verifier, &es(&P256, "new")).await, Ok(()));
     std::fs::write(&path, set(&[P256.jwk("old")])).unwrap();
     tokio::time::sleep(Duration::from_secs(91)).await;
@@ -310,6 +310,9 @@ fn settings_that_make_no_sense_are_named() {
     let cases = [
         (changed(url, |jwks| jwks.refresh = Period::secs(0)), "jwt.jwks.refresh: "),
         (changed(url, |jwks| jwks.timeout = Period::secs(0)), "jwt.jwks.timeout: "),
+        (changed(url, |jwks| jwks.timeout = Period::secs(61)), "jwt.jwks.timeout: "),
+        (changed(url, |jwks| jwks.refresh = Period::secs(u64::MAX)), "jwt.jwks: expected refresh"),
+        (changed(url, |jwks| jwks.min_refresh = Period::secs(u64::MAX)), "jwt.jwks: expected ref"),
         (changed(url, |jwks| jwks.max_stale = Period::secs(1)), "jwt.jwks.max_stale: "),
         (changed(url, |jwks| jwks.algorithms.clear()), "jwt.jwks.algorithms: "),
         (
@@ -344,6 +347,25 @@ async fn a_reload_keeps_fetched_keys_unless_the_set_is_another() {
     verifier.reload(&config(&other.url()), Some(client(None))).unwrap();
     assert_eq!(verify(&verifier, &es(&P256, "b")).await, Ok(()));
     assert_eq!((server.requests(), other.requests()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_reload_reads_a_file_again_and_keeps_the_old_keys_of_a_bad_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.json");
+    std::fs::write(&path, set(&[P256.jwk("a")])).unwrap();
+    let config = changed(path.to_str().unwrap(), |jwks| jwks.min_refresh = Period::secs(3600));
+    let verifier = Verifier::new(&config, None, &Tasks::new()).unwrap();
+    // Takes the one fetch that a token may cause.
+    assert_eq!(verify(&verifier, &es(&P256, "x")).await, Err(Denied::UNKNOWN_KEY));
+    std::fs::write(&path, "{}").unwrap();
+    let error = verifier.reload(&config, None).unwrap_err().to_string();
+    assert!(error.ends_with("keys.json: not a JSON Web Key Set"), "{error}");
+    assert_eq!(verify(&verifier, &es(&P256, "a")).await, Ok(()));
+    std::fs::write(&path, set(&[P256.jwk("b")])).unwrap();
+    verifier.reload(&config, None).unwrap();
+    assert_eq!(verify(&verifier, &es(&P256, "b")).await, Ok(()));
+    assert_eq!(verify(&verifier, &es(&P256, "a")).await, Err(Denied::UNKNOWN_KEY));
 }
 
 #[tokio::test]
