@@ -7,3 +7,4 @@ pub mod event;
 pub mod metrics;
 pub mod task;
 pub mod nats;
+pub mod relay;
