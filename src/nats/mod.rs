@@ -243,6 +243,11 @@ impl Nats {
         self.inner.status.was_up()
     }
 
+    /// Waits, without end, until a connection is up. Cancel safe.
+    pub async fn up(&self) {
+        self.inner.status.up().await;
+    }
+
     /// Waits until a connection is up. Cancel safe.
     ///
     /// # Errors
