@@ -21,7 +21,6 @@ use super::socket::{Broken, Received, Socket};
 use super::stats::Stats;
 use crate::event::{Event, EventBody, Peer, Trace};
 use crate::hub::Mailbox;
-use crate::metrics::RouteMetrics;
 use crate::relay::Relay;
 
 /// One open connection.
@@ -32,7 +31,6 @@ pub(super) struct Driver<S> {
     pub(super) stats: Stats,
     pub(super) peer: Arc<Peer>,
     pub(super) relay: Relay,
-    pub(super) metrics: Arc<RouteMetrics>,
     pub(super) trace: Trace,
     pub(super) mailbox: Mailbox,
     effects: Effects,
@@ -66,7 +64,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         machine: Machine,
         peer: Arc<Peer>,
         relay: Relay,
-        metrics: Arc<RouteMetrics>,
         trace: Trace,
         mailbox: Mailbox,
         write_timeout: Duration,
@@ -78,7 +75,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             stats: Stats::new(),
             peer,
             relay,
-            metrics,
             trace,
             mailbox,
             effects: Effects::new(),
@@ -148,7 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             match self.effects.pop_front() {
                 Some(Effect::Send(message)) => {
-                    self.metrics.outbound(&message);
+                    self.relay.metrics().outbound(&message);
                     self.stats.outbound(&message);
                     self.socket.send(message)?;
                 }
@@ -181,14 +177,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         match ready!(received) {
             Received::Message(message) => {
-                self.metrics.inbound(&message);
+                self.relay.metrics().inbound(&message);
                 self.stats.inbound(&message);
                 self.input(Input::Message(message));
             }
             Received::Ping => {}
             Received::Pong(payload) => {
                 if let Some(rtt) = self.machine.pong(&payload, Instant::now()) {
-                    self.metrics.ping_rtt(rtt.as_secs_f64());
+                    self.relay.metrics().ping_rtt(rtt.as_secs_f64());
                 }
             }
             Received::Close(said) => self.input(Input::PeerClosed(said)),
@@ -261,7 +257,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// A bug must not take more than its own connection: it is closed with 1011.
     fn on_panic(&mut self) {
-        self.metrics.panicked();
+        self.relay.metrics().panicked();
         tracing::error!(connection = %self.peer.id, "connection panicked");
         self.requests = Requests::default();
         self.effects.clear();

@@ -30,7 +30,7 @@ pub(super) async fn leave<S: AsyncRead + AsyncWrite + Unpin>(
         let _ = timeout(close_timeout, hang_up(io)).await;
     }
     let duration = driver.stats.since.elapsed();
-    driver.metrics.closed(close.code, close.cause, duration.as_secs_f64());
+    driver.relay.metrics().closed(close.code, close.cause, duration.as_secs_f64());
     log(&driver, &close, duration);
     let ended = Ended { close, duration };
     let event = driver.peer.route.wants(EventKind::Disconnected).then(|| Event {

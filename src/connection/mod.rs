@@ -33,7 +33,6 @@ use crate::config::Heartbeat;
 use crate::event::{Peer, State, Trace};
 use crate::hub::{Mailbox, Registered};
 use crate::limits::Permit;
-use crate::metrics::RouteMetrics;
 use crate::relay::Relay;
 
 use driver::Driver;
@@ -47,8 +46,6 @@ pub struct Accepted {
     pub peer: Arc<Peer>,
     /// Where its events go.
     pub relay: Relay,
-    /// Its route's counters.
-    pub metrics: Arc<RouteMetrics>,
     /// The handshake's trace.
     pub trace: Trace,
     /// The number of the last event that was sent for it: 1 after a connect event, else 0.
@@ -77,9 +74,8 @@ pub fn run<S>(io: S, accepted: Accepted) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let Accepted { peer, relay, metrics, trace, heartbeat, mailbox, registered, permit, .. } =
-        accepted;
-    metrics.opened();
+    let Accepted { peer, relay, trace, heartbeat, mailbox, registered, permit, .. } = accepted;
+    relay.metrics().opened();
     let machine = Machine::new(
         Arc::clone(&peer.route),
         &heartbeat,
@@ -91,7 +87,7 @@ where
     let socket = Socket::new(io, peer.route.max_message.bytes(), accepted.read_buffer);
     let (close_timeout, write_timeout) = (heartbeat.close_timeout, heartbeat.write_timeout.get());
     let mut driver =
-        Driver::new(socket, machine, peer, relay, metrics, trace, mailbox, write_timeout);
+        Driver::new(socket, machine, peer, relay, trace, mailbox, write_timeout);
     async move {
         let exit = (&mut driver).await;
         let last = Box::pin(ending::leave(driver, exit, close_timeout.get())).await;

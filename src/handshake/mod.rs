@@ -27,7 +27,7 @@ use crate::event::{Certificate, Peer, Trace};
 use crate::hub::Table;
 use crate::id::{ConnectionId, NodeId};
 use crate::limits::Permit;
-use crate::metrics::{Metrics, RouteMetrics};
+use crate::metrics::Metrics;
 use crate::relay::Relay;
 use crate::task::Tasks;
 
@@ -60,7 +60,6 @@ pub struct Doorkeeper {
 pub struct Door {
     route: Arc<Route>,
     relay: Relay,
-    metrics: Arc<RouteMetrics>,
     gate: Gate,
     origins: Origins,
     heartbeat: Heartbeat,
@@ -103,7 +102,6 @@ impl Door {
     pub fn new(
         route: Arc<Route>,
         relay: Relay,
-        metrics: Arc<RouteMetrics>,
         gate: Gate,
         heartbeat: Heartbeat,
     ) -> Self {
@@ -116,7 +114,7 @@ impl Door {
         };
         let origins = Origins::new(&route.origins, cookies);
         let heartbeat = route.heartbeat.unwrap_or(heartbeat);
-        Self { route, relay, metrics, gate, origins, heartbeat }
+        Self { route, relay, gate, origins, heartbeat }
     }
 }
 

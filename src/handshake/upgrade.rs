@@ -45,7 +45,6 @@ impl Doorkeeper {
         let accepted = Box::new(Accepted {
             peer,
             relay: door.relay.clone(),
-            metrics: Arc::clone(&door.metrics),
             trace: admitted.trace,
             sequence: admitted.sequence,
             state: admitted.state,

@@ -89,6 +89,12 @@ impl Relay {
         measure.end(outcome)
     }
 
+    /// The route's counters.
+    #[must_use]
+    pub fn metrics(&self) -> &RouteMetrics {
+        &self.metrics
+    }
+
     /// Whether the backend can be reached as far as is known; a worker may still be missing.
     #[must_use]
     pub fn is_reachable(&self) -> bool {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Crews, ServerError};
 use crate::admin::Admin;
 use crate::auth::Verifier;
-use crate::config::{AuthMode, Backend, Config, Jwt, Route};
+use crate::config::{AuthMode, Config, Jwt, Route};
 use crate::edge::Edge;
 use crate::handshake::{Door, Doorkeeper, Gate, Routes};
 use crate::http_client::Client;
@@ -15,7 +15,7 @@ use crate::id::NodeId;
 use crate::limits::Permits;
 use crate::metrics::Metrics;
 use crate::nats::Nats;
-use crate::relay::{Held, Relay};
+use crate::relay::{Hold, Relay};
 use crate::tls::{self, Acceptor};
 
 /// The parts that [`Node`](super::Node) keeps.
@@ -54,9 +54,9 @@ pub(super) async fn parts(config: &Config, crews: &Crews) -> Result<Parts, Serve
         }
         None => None,
     };
-    let held = Held::new(config.limits.max_held.bytes());
+    let hold = Hold::new(config.limits.max_held.bytes());
     let doors = (0..).zip(&config.routes).map(|(place, route)| {
-        let door = door(config, place, route, verifier.as_ref(), nats.as_ref(), &held, &metrics)?;
+        let door = door(config, place, route, verifier.as_ref(), nats.as_ref(), &hold, &metrics)?;
         Ok((route.path.clone(), door))
     });
     let doorkeeper = Doorkeeper {
@@ -91,23 +91,12 @@ fn door(
     route: &Route,
     verifier: Option<&Verifier>,
     nats: Option<&Nats>,
-    held: &Held,
+    hold: &Hold,
     metrics: &Metrics,
 ) -> Result<Door, ServerError> {
     let needs = |needs| ServerError::Route { route: place, needs };
     let route = Arc::new(route.clone());
-    let transport = match &route.backend {
-        Backend::Nats(_) => "nats",
-        Backend::Echo(_) => "echo",
-    };
-    let metrics = Arc::new(metrics.route(route.hub.as_str(), route.name(), transport));
-    let relay = match &route.backend {
-        Backend::Echo(_) => Relay::echo(Arc::clone(&metrics)),
-        Backend::Nats(prefix) => {
-            let nats = nats.ok_or(needs("backend: NATS is needed, and there is no nats section"))?;
-            Relay::nats(nats.clone(), &route, prefix, held.clone(), Arc::clone(&metrics))?
-        }
-    };
+    let relay = Relay::new(&route, nats, hold, metrics)?;
     let gate = match route.auth {
         AuthMode::None => Gate::Open,
         AuthMode::Connect => Gate::Connect,
@@ -119,11 +108,11 @@ fn door(
             _ => return Err(needs("auth: jwt needs a jwt section")),
         },
     };
-    Ok(Door::new(route, relay, metrics, gate, config.heartbeat))
+    Ok(Door::new(route, relay, gate, config.heartbeat))
 }
 
 /// The client that fetches a key set, where there is one to fetch.
-pub(super) fn key_client(jwt: &Jwt) -> Result<Option<Client>, ServerError> {
+pub(crate) fn key_client(jwt: &Jwt) -> Result<Option<Client>, ServerError> {
     let Some(jwks) = jwt.jwks.as_ref().filter(|jwks| jwks.is_url()) else { return Ok(None) };
     Ok(Some(Client::new(tls::client_config(jwks.ca.as_deref(), None)?)))
 }

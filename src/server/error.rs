@@ -4,6 +4,7 @@ use std::io;
 
 use crate::auth::AuthError;
 use crate::nats::NatsError;
+use crate::relay::RelayError;
 use crate::tls::TlsError;
 
 /// Why a node cannot start, or did not stop in good order. All are for the operator.
@@ -21,6 +22,9 @@ pub enum ServerError {
     /// NATS cannot be used as configured.
     #[error(transparent)]
     Nats(#[from] NatsError),
+    /// A route's backend cannot be used.
+    #[error(transparent)]
+    Relay(#[from] RelayError),
     /// A route needs a section that is not there.
     #[error("routes[{route}]: {needs}")]
     Route {

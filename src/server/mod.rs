@@ -25,6 +25,7 @@ use crate::nats::Nats;
 use crate::task::Tasks;
 use crate::tls::Acceptor;
 
+pub(crate) use build::{key_client, nats_tls};
 pub use error::ServerError;
 
 /// A node whose listeners are open.
@@ -165,7 +166,7 @@ impl Node {
             acceptor.reload_now(&self.metrics).await;
         }
         if let Some((verifier, jwt)) = &self.verifier {
-            let reloaded = build::key_client(jwt)
+            let reloaded = key_client(jwt)
                 .and_then(|client| Ok(verifier.reload(jwt, client)?));
             match reloaded {
                 Ok(()) => {

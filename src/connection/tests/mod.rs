@@ -6,11 +6,12 @@ mod wire;
 
 use std::sync::Arc;
 
-use crate::config::{AuthMode, Heartbeat, Route};
+use crate::config::{AuthMode, Backend, Heartbeat, Route};
 
 /// A route on which all that a test does not name is the default.
 fn route(edit: impl FnOnce(&mut Route)) -> Arc<Route> {
     let mut route = Route::new("/ws", AuthMode::None);
+    route.backend = Backend::Echo(true);
     edit(&mut route);
     Arc::new(route)
 }

@@ -16,7 +16,7 @@ use crate::hub::{Handle, Table};
 use crate::id::{ConnectionId, NodeId};
 use crate::limits::Permits;
 use crate::metrics::Metrics;
-use crate::relay::Relay;
+use crate::relay::{Hold, Relay};
 
 const FIN: u8 = 0x80;
 const TEXT: u8 = 1;
@@ -80,7 +80,7 @@ impl Client {
 
 fn accepted(route: Arc<Route>, table: &Table) -> Accepted {
     let id = ConnectionId::random(NodeId::random());
-    let metrics = Arc::new(Metrics::new().route("default", "/ws", "echo"));
+    let relay = Relay::new(&route, None, &Hold::new(0), &Metrics::new()).unwrap();
     let (registered, mailbox) = table.register(id);
     Accepted {
         peer: Arc::new(Peer {
@@ -93,8 +93,7 @@ fn accepted(route: Arc<Route>, table: &Table) -> Accepted {
             subprotocol: None,
             since: SystemTime::now(),
         }),
-        relay: Relay::echo(Arc::clone(&metrics)),
-        metrics,
+        relay,
         trace: Trace::start(),
         sequence: 0,
         state: None,
