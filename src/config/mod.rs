@@ -1,7 +1,7 @@
 //! The configuration: one typed tree, read once and handed down in sections.
 //!
 //! Every key has its default here; `config/moorline.yaml` repeats them for people, and a test keeps the
-//! two equal. Unknown keys are refused.
+//! two equal. Unknown keys are refused. A config that `load` or `parse` returns has passed `validate`.
 
 mod units;
 mod secret;
@@ -9,16 +9,30 @@ mod listeners;
 mod jwt;
 mod nats;
 mod route;
+mod load;
+mod source;
+mod environment;
+mod reader;
+mod validate;
+mod files;
+mod schema;
+mod error;
+#[cfg(test)]
+mod tests;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use environment::process_environment;
+pub use error::{ConfigError, Position, Problem};
 pub use jwt::{Jwks, Jwt, JwtAlgorithm, JwtClaims, JwtKey, JwtSources};
 pub use listeners::{
     Admin, Certificate, ClientCertificate, Listeners, Plain, Public, Tls, TlsVersion,
 };
+pub use load::Format;
 pub use nats::{Nats, NatsTls};
 pub use route::{AuthMode, Backend, EventKind, OnFailure, RefuseMode, Route};
+pub use schema::schema;
 pub use secret::SecretSource;
 pub use units::{Period, Size};
 

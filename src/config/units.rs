@@ -6,6 +6,8 @@ use std::{fmt, str::FromStr, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::error::quoted;
+
 /// A length of time, written `250ms`, `30s`, `5m`, `1h 30m`.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -18,17 +20,9 @@ pub struct Period(Duration);
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
-#[serde(try_from = "SizeText", into = "String")]
-#[schemars(with = "String")]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", extend("type" = ["string", "integer"]))]
 pub struct Size(u64);
-
-/// A size as it may be written: a bare number is bytes.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum SizeText {
-    Bytes(u64),
-    Text(String),
-}
 
 impl Period {
     /// `n` seconds.
@@ -84,9 +78,9 @@ impl FromStr for Period {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text)
-            .map(Self)
-            .map_err(|_| format!("expected a duration such as 250ms, 30s or 5m, not {text:?}"))
+        humantime::parse_duration(text).map(Self).map_err(|_| {
+            format!("expected a duration such as 250ms, 30s or 5m, found {}", quoted(text))
+        })
     }
 }
 
@@ -98,17 +92,21 @@ impl TryFrom<String> for Period {
     }
 }
 
-impl TryFrom<SizeText> for Size {
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<bytesize::ByteSize>().map(|size| Self(size.as_u64())).map_err(|_| {
+            format!("expected a size such as 512, 64KiB or 1MiB, found {}", quoted(text))
+        })
+    }
+}
+
+impl TryFrom<String> for Size {
     type Error = String;
 
-    fn try_from(size: SizeText) -> Result<Self, String> {
-        match size {
-            SizeText::Bytes(n) => Ok(Self(n)),
-            SizeText::Text(text) => text
-                .parse::<bytesize::ByteSize>()
-                .map(|size| Self(size.as_u64()))
-                .map_err(|_| format!("expected a size such as 512, 64KiB or 1MiB, not {text:?}")),
-        }
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 
@@ -134,11 +132,11 @@ mod tests {
             assert_eq!(text.parse::<Period>().unwrap().to_string(), text);
         }
         for (text, bytes) in [("64KiB", 65_536), ("1MiB", 1 << 20), ("1500", 1500)] {
-            let size = Size::try_from(SizeText::Text(text.into())).unwrap();
+            let size = text.parse::<Size>().unwrap();
             assert_eq!((size.bytes(), size.to_string().as_str()), (bytes, text));
         }
         assert!("30".parse::<Period>().is_err());
         assert!("-1s".parse::<Period>().is_err());
-        assert!(Size::try_from(SizeText::Text("many".into())).is_err());
+        assert!("many".parse::<Size>().is_err());
     }
 }

@@ -1,0 +1,196 @@
+//! Rules of the routes, alone and among each other, and of what they need from other sections.
+
+use std::collections::HashMap;
+
+use http::HeaderName;
+
+use super::{Findings, MINUTE, is_line, is_token, nats, node, origin, path};
+use crate::config::{AuthMode, Backend, Config, OnFailure, Period, Route, Size, error::quoted};
+
+/// Checks all routes.
+pub(super) fn check(config: &Config, findings: &mut Findings) {
+    findings.need(
+        !config.routes.is_empty(),
+        "routes",
+        "expected at least one route, as `- {path: /ws, auth: jwt}`",
+    );
+    let mut shapes: HashMap<String, usize> = HashMap::new();
+    let mut names: HashMap<&str, usize> = HashMap::new();
+    for (i, route) in config.routes.iter().enumerate() {
+        let at = format!("routes[{i}]");
+        match path::check(&route.path) {
+            Err(message) => findings.refuse(&format!("{at}.path"), message),
+            Ok(()) => {
+                if let Some(other) = shapes.insert(path::shape(&route.path), i) {
+                    let message = format!("matches the same paths as `routes[{other}].path`");
+                    findings.refuse(&format!("{at}.path"), message);
+                } else if let Some(other) = names.insert(route.name(), i) {
+                    let message =
+                        format!("`routes[{other}]` has the same name in metrics and logs");
+                    findings.refuse(&format!("{at}.name"), message);
+                }
+            }
+        }
+        check_one(config, route, &at, findings);
+    }
+}
+
+fn check_one(config: &Config, route: &Route, at: &str, findings: &mut Findings) {
+    let path = |key: &str| format!("{at}.{key}");
+    if let Some(name) = &route.name {
+        findings.need(
+            is_line(name),
+            &path("name"),
+            "expected a name of 1 to 256 bytes on one line",
+        );
+    }
+    auth(config, route, at, findings);
+    for (i, text) in route.origins.iter().enumerate() {
+        if let Err(message) = origin::check(text) {
+            findings.refuse(&format!("{at}.origins[{i}]"), message);
+        }
+    }
+    subprotocols(config, route, at, findings);
+    backend(config, route, at, findings);
+    for (i, name) in route.forward_headers.iter().enumerate() {
+        if let Err(message) = forwarded(name) {
+            findings.refuse(&format!("{at}.forward_headers[{i}]"), message);
+        }
+    }
+    let least = Period::millis(1);
+    findings.period(&path("request_timeout"), route.request_timeout, least, 10 * MINUTE);
+    findings.period(&path("hold"), route.hold, Period::secs(0), MINUTE);
+    findings.range(&path("in_flight"), route.in_flight, 1, 256);
+    let most = Size::kib(64 * 1024);
+    if route.max_message.bytes() == 0 || route.max_message > most {
+        findings.refuse(
+            &path("max_message"),
+            format!(
+                "expected 1 to {most}, found {}; behind NATS the servers' `max_payload` (1MiB unless \
+                 changed) bounds a message as well",
+                route.max_message
+            ),
+        );
+    }
+    if let OnFailure::Message(text) = &route.on_failure {
+        findings.need(
+            (1..=4096).contains(&text.len()),
+            &path("on_failure.message"),
+            "expected a text of 1 to 4096 bytes",
+        );
+    }
+    if let Some(heartbeat) = &route.heartbeat {
+        node::heartbeat(heartbeat, &path("heartbeat"), findings);
+    }
+}
+
+/// What the way of showing who one is needs from other sections. A browser sends cookies with every
+/// page's handshake, so where a cookie counts, the origin must be checked (RFC 6455 section 10.2).
+fn auth(config: &Config, route: &Route, at: &str, findings: &mut Findings) {
+    let path = format!("{at}.auth");
+    let without_origins = route.origins.is_empty();
+    match route.auth {
+        AuthMode::Jwt => match &config.jwt {
+            None => findings.refuse(&path, "`jwt` needs the `jwt` section, which is not there"),
+            Some(jwt) if jwt.sources.cookie.is_some() && without_origins => findings.refuse(
+                at,
+                "`origins` is needed, because `jwt.sources.cookie` takes the token from a cookie, and \
+                 browsers send cookies for any page",
+            ),
+            Some(_) => {}
+        },
+        AuthMode::Connect => findings.need(
+            !without_origins
+                || !route.forward_headers.iter().any(|name| name.eq_ignore_ascii_case("cookie")),
+            at,
+            "`origins` is needed, because `forward_headers` lets the backend decide by `Cookie`, and \
+             browsers send cookies for any page",
+        ),
+        AuthMode::Certificate => findings.need(
+            config.listeners.public.as_ref().is_some_and(|door| door.tls.client_ca.is_some()),
+            &path,
+            "`certificate` needs `listeners.public.tls.client_ca`, the authorities that client \
+             certificates are checked against",
+        ),
+        AuthMode::None => {}
+    }
+}
+
+fn subprotocols(config: &Config, route: &Route, at: &str, findings: &mut Findings) {
+    let prefix = config.jwt.as_ref().and_then(|jwt| jwt.sources.subprotocol.as_deref());
+    let prefix = prefix.filter(|prefix| !prefix.is_empty() && route.auth == AuthMode::Jwt);
+    for (i, name) in route.subprotocols.iter().enumerate() {
+        let path = format!("{at}.subprotocols[{i}]");
+        let earlier = route.subprotocols.iter().take(i).any(|other| other == name);
+        if !is_token(name) {
+            let message = format!(
+                "expected a token (letters, digits and !#$%&'*+-.^_`|~), found {}",
+                quoted(name)
+            );
+            findings.refuse(&path, message);
+        } else if earlier {
+            findings.refuse(&path, format!("`{name}` is listed twice"));
+        } else if let Some(prefix) = prefix.filter(|prefix| name.starts_with(prefix)) {
+            let message = format!(
+                "would never be selected: `jwt.sources.subprotocol` takes what begins with `{prefix}` \
+                 for a token"
+            );
+            findings.refuse(&path, message);
+        }
+    }
+}
+
+fn backend(config: &Config, route: &Route, at: &str, findings: &mut Findings) {
+    match &route.backend {
+        Backend::Echo(true) => {}
+        Backend::Echo(false) => findings.refuse(
+            &format!("{at}.backend.echo"),
+            "expected `true`; without the echo, write `{nats: <prefix>}` or leave `backend` out",
+        ),
+        Backend::Nats(prefix) => {
+            if !prefix.is_empty()
+                && let Err(message) = nats::subject_prefix(prefix)
+            {
+                findings.refuse(&format!("{at}.backend.nats"), message);
+            }
+            findings.need(
+                config.nats.is_some(),
+                &format!("{at}.backend"),
+                "the backend is behind NATS, and there is no `nats` section; add one, or write \
+                 `backend: {echo: true}` for a first try",
+            );
+        }
+    }
+}
+
+/// Whether the header may be shown to a backend: not one that belongs to the hop, to the handshake,
+/// or to the contract with backends.
+fn forwarded(name: &str) -> Result<(), String> {
+    const HOP: [&str; 10] = [
+        "connection",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    const OWN: [&str; 3] = ["sec-websocket-", "moorline-", "ce-"];
+    let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
+        return Err(format!(
+            "expected the name of a header, as `X-Tenant`, found {}",
+            quoted(name)
+        ));
+    };
+    let lower = header.as_str();
+    if HOP.contains(&lower) {
+        Err(format!("`{name}` is about the connection to moorline, not for a backend"))
+    } else if let Some(own) = OWN.iter().find(|own| lower.starts_with(**own)) {
+        Err(format!("headers that begin with `{own}` are not passed on"))
+    } else {
+        Ok(())
+    }
+}
