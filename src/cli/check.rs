@@ -9,7 +9,7 @@ use clap::Args;
 use tokio::time::Instant;
 
 use crate::auth::Verifier;
-use crate::config::{Config, Jwt, Nats as NatsConfig, Tls};
+use crate::config::{Config, Jwt, Nats as NatsConfig, Tls, process_environment};
 use crate::id::NodeId;
 use crate::metrics::Metrics;
 use crate::nats::Nats;
@@ -47,7 +47,7 @@ const LEAST_NATS: (u64, u64) = (2, 10);
 impl Check {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let mut report = Report::default();
-        match Config::load(&self.config, std::env::vars()) {
+        match Config::load(&self.config, process_environment()) {
             Ok(config) => examine(&config, &mut report).await,
             Err(error) => report.fail("config", error),
         }

@@ -15,8 +15,8 @@ use clap::Args;
 use serde_json::Map;
 
 use crate::config::{
-    Admin, AuthMode, Backend, Config, Jwt, JwtAlgorithm, JwtKey, Listeners, Log, LogFormat, Nats,
-    Period, Plain, Public, Route, SecretSource, Shutdown, Tls,
+    Admin, AuthMode, Backend, Config, Format, Jwt, JwtAlgorithm, JwtKey, Listeners, Log, LogFormat,
+    Nats, Period, Plain, Public, Route, SecretSource, Shutdown, Tls, process_environment,
 };
 use crate::tls;
 
@@ -50,7 +50,6 @@ const TOKEN_LIFE: Period = Period::secs(24 * 3600);
 impl Dev {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let config = config(self.nats.as_deref())?;
-        let config = config.with_environment(std::env::vars())?;
         if self.print_config {
             print(&config.to_yaml())?;
             return Ok(ExitCode::SUCCESS);
@@ -78,7 +77,7 @@ pub(super) fn config(nats: Option<&str>) -> anyhow::Result<Config> {
         secret: Some(SecretSource::File(secret)),
         public_key: None,
     };
-    Ok(Config {
+    let config = Config {
         listeners: Listeners {
             public: Some(Public { address: loopback(WSS_PORT), tls: Tls::new(certificate, key) }),
             plain: Some(Plain { address: loopback(WS_PORT) }),
@@ -96,7 +95,10 @@ pub(super) fn config(nats: Option<&str>) -> anyhow::Result<Config> {
         shutdown: Shutdown { lame_duck: Period::secs(0), drain: Period::secs(1) },
         log: Log { format: LogFormat::Human, ..Log::default() },
         ..Config::default()
-    })
+    };
+    // As if it had been a file, so that what --print-config shows is what runs.
+    let text = config.to_yaml();
+    Ok(Config::parse(&text, Format::Yaml, "moorline dev", process_environment())?)
 }
 
 fn say_how_to_connect(config: &Config) -> anyhow::Result<()> {
@@ -134,7 +136,9 @@ fn folder() -> anyhow::Result<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let cache = absolute("XDG_CACHE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
-        .context("neither HOME nor XDG_CACHE_HOME says where to keep the development certificate")?;
+        .context(
+            "neither HOME nor XDG_CACHE_HOME says where to keep the development certificate",
+        )?;
     let folder = cache.join("moorline").join("dev");
     fs::DirBuilder::new()
         .recursive(true)

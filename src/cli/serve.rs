@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::Config;
+use crate::config::{Config, process_environment};
 use crate::server::{Node, Signals};
 
 use super::{logging, print};
@@ -29,7 +29,7 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let config = Config::load(&self.config, std::env::vars())?;
+        let config = Config::load(&self.config, process_environment())?;
         if self.print_config {
             print(&config.to_yaml())?;
             return Ok(ExitCode::SUCCESS);
@@ -56,7 +56,11 @@ pub(super) const SPARE_DESCRIPTORS: u64 = 256;
 fn raise_descriptor_limit(max_connections: usize) {
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) if limit < max_connections as u64 + SPARE_DESCRIPTORS => {
-            tracing::warn!(limit, max_connections, "file descriptor limit is below max_connections");
+            tracing::warn!(
+                limit,
+                max_connections,
+                "file descriptor limit is below max_connections"
+            );
         }
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "file descriptor limit could not be raised"),

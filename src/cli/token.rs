@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Map, Value};
 
 use crate::auth;
-use crate::config::{Config, JwtAlgorithm, Period};
+use crate::config::{Config, JwtAlgorithm, Period, process_environment};
 
 use super::{dev, print};
 
@@ -39,7 +39,7 @@ pub(super) struct Mint {
 impl Mint {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let config = match &self.config {
-            Some(path) => Config::load(path, std::env::vars())?,
+            Some(path) => Config::load(path, process_environment())?,
             None => dev::config(None)?,
         };
         let mut claims = Map::new();

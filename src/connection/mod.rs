@@ -86,8 +86,7 @@ where
     );
     let socket = Socket::new(io, peer.route.max_message.bytes(), accepted.read_buffer);
     let (close_timeout, write_timeout) = (heartbeat.close_timeout, heartbeat.write_timeout.get());
-    let mut driver =
-        Driver::new(socket, machine, peer, relay, trace, mailbox, write_timeout);
+    let mut driver = Driver::new(socket, machine, peer, relay, trace, mailbox, write_timeout);
     async move {
         let exit = (&mut driver).await;
         let last = Box::pin(ending::leave(driver, exit, close_timeout.get())).await;

@@ -99,12 +99,7 @@ pub struct Caller {
 impl Door {
     /// A door for `route`, whose heartbeat is `heartbeat` unless it has its own.
     #[must_use]
-    pub fn new(
-        route: Arc<Route>,
-        relay: Relay,
-        gate: Gate,
-        heartbeat: Heartbeat,
-    ) -> Self {
+    pub fn new(route: Arc<Route>, relay: Relay, gate: Gate, heartbeat: Heartbeat) -> Self {
         let forwards_cookies =
             route.forward_headers.iter().any(|name| name.eq_ignore_ascii_case("cookie"));
         let cookies = match &gate {

@@ -143,11 +143,9 @@ mod tests {
         assert_eq!(check_request(&request(|_| {})), Ok(()));
         let opening = check_opening(&request(set("sec-websocket-protocol", "a, b ,c"))).unwrap();
         assert_eq!(opening.subprotocols, ["a", "b", "c"]);
-        for good in [
-            set("connection", "Upgrade"),
-            set("upgrade", "WebSocket"),
-            set("content-length", "0"),
-        ] {
+        for good in
+            [set("connection", "Upgrade"), set("upgrade", "WebSocket"), set("content-length", "0")]
+        {
             assert!(check_opening(&request(good)).is_ok());
         }
     }

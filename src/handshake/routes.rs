@@ -49,15 +49,14 @@ impl<T> Routes<T> {
 
 impl Pattern {
     fn parse(path: &str) -> Self {
-        let segment = |text: &str| {
-            match text.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')) {
+        let segment =
+            |text: &str| match text.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')) {
                 Some(name) => match name.strip_prefix('*') {
                     Some(rest) => Segment::Rest(rest.to_owned()),
                     None => Segment::Name(name.to_owned()),
                 },
                 None => Segment::Literal(text.to_owned()),
-            }
-        };
+            };
         Self(path.split('/').skip(1).map(segment).collect())
     }
 

@@ -118,9 +118,7 @@ pub(crate) fn key_client(jwt: &Jwt) -> Result<Option<Client>, ServerError> {
 }
 
 /// The client side of TLS to NATS.
-pub(crate) fn nats_tls(
-    tls: &crate::config::NatsTls,
-) -> Result<rustls::ClientConfig, ServerError> {
+pub(crate) fn nats_tls(tls: &crate::config::NatsTls) -> Result<rustls::ClientConfig, ServerError> {
     let identity = tls.certificate.as_deref().zip(tls.key.as_deref());
     Ok(tls::client_config(tls.ca.as_deref(), identity)?)
 }

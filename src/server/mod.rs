@@ -166,8 +166,7 @@ impl Node {
             acceptor.reload_now(&self.metrics).await;
         }
         if let Some((verifier, jwt)) = &self.verifier {
-            let reloaded = key_client(jwt)
-                .and_then(|client| Ok(verifier.reload(jwt, client)?));
+            let reloaded = key_client(jwt).and_then(|client| Ok(verifier.reload(jwt, client)?));
             match reloaded {
                 Ok(()) => {
                     self.metrics.config_reload("ok");
