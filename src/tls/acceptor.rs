@@ -18,7 +18,6 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use super::{
     error::{AcceptError, TlsError},
     facts::{CertificateFacts, moment},
-    reload::off_the_runtime,
     served::{Files, Policy, Served},
 };
 use crate::config;
@@ -44,6 +43,9 @@ pub(super) struct Source {
     pub(super) place: String,
     pub(super) tls: config::Tls,
 }
+
+/// How long the disk may take. A network file system that hangs must hang neither start nor reload.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Acceptor {
     /// Reads and checks the files of the `tls` section that stands at `place` in the config, such as
@@ -122,4 +124,22 @@ pub(super) fn resumed_after_its_end(connection: &ServerConnection, now: SystemTi
         X509Certificate::from_der(certificate)
             .map_or(true, |(_, parsed)| moment(parsed.validity().not_after) < now)
     })
+}
+
+/// Runs `work`, which blocks, on a thread that may, when it has the `turn`. The turn ends with the work
+/// and not with the wait for it, so a disk that hangs holds one thread and no more.
+pub(super) async fn off_the_runtime<T: Send + 'static>(
+    turn: Arc<Semaphore>,
+    work: impl FnOnce() -> Result<T, TlsError> + Send + 'static,
+) -> Result<T, TlsError> {
+    let done = async {
+        let permit = turn.acquire_owned().await.map_err(|_| TlsError::CutOff)?;
+        let work = move || {
+            let _permit = permit;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or(Err(TlsError::CutOff))
+    };
+    let timeout = tokio::time::timeout(READ_TIMEOUT, done).await;
+    timeout.unwrap_or(Err(TlsError::Slow { limit: READ_TIMEOUT }))
 }

@@ -4,8 +4,6 @@ use std::{fmt, io, path::PathBuf, time::Duration, time::SystemTime};
 
 use thiserror::Error;
 
-use super::facts::date;
-
 /// Certificates, keys or authorities cannot be used. The operator has to act.
 #[derive(Debug, Error)]
 pub enum TlsError {
@@ -119,6 +117,9 @@ pub enum TlsError {
         /// Its first moment.
         at: SystemTime,
     },
+    /// Client certificates are demanded with nothing to check them against.
+    #[error("client_certificate is required, but client_ca names no file with authorities")]
+    NoClientAuthorities,
     /// No authorities to check servers against.
     #[error("no certificate authorities found on this system ({problem}); name a file with some")]
     NoSystemAuthorities {
@@ -186,4 +187,9 @@ impl fmt::Display for Part {
             Self::Authorities => "authorities",
         })
     }
+}
+
+/// As `2026-11-21T05:41:28Z`.
+fn date(at: SystemTime) -> humantime::Rfc3339Timestamp {
+    humantime::format_rfc3339_seconds(at)
 }

@@ -12,8 +12,7 @@ use x509_parser::{
     time::ASN1Time, x509::SubjectPublicKeyInfo,
 };
 
-use super::{error::TlsError, served::Files, subject};
-use crate::config;
+use super::subject;
 
 /// One certificate of the public door.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,15 +29,6 @@ pub struct CertificateFacts {
     pub not_after: SystemTime,
     /// As `ECDSA P-256`, `RSA 2048` or `Ed25519`.
     pub key_algorithm: String,
-}
-
-/// Reads the files of a `tls` section and checks all that `serve` checks: one entry a certificate, in
-/// the order of the section. Blocks while it reads.
-///
-/// # Errors
-/// When a file cannot be used; expired certificates are errors too.
-pub fn inspect(tls: &config::Tls) -> Result<Vec<CertificateFacts>, TlsError> {
-    Ok(Files::read(tls)?.serve(tls.into(), None, SystemTime::now())?.facts)
 }
 
 impl CertificateFacts {
@@ -80,14 +70,9 @@ pub(super) fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
         .collect()
 }
 
-/// A certificate's date, moved into what [`date`] can print: 1970 to 9999.
+/// A certificate's date, moved into what can be printed: 1970 to 9999.
 pub(super) fn moment(time: ASN1Time) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0).min(LAST))
-}
-
-/// As `2026-11-21T05:41:28Z`.
-pub(super) fn date(at: SystemTime) -> humantime::Rfc3339Timestamp {
-    humantime::format_rfc3339_seconds(at)
 }
 
 fn addresses(certificate: &X509Certificate<'_>) -> impl Iterator<Item = IpAddr> {
@@ -154,7 +139,10 @@ mod tests {
         assert_eq!(facts.names, ["a.example", "*.b.example", "spiffe://trust/worker", "::1"]);
         assert_eq!(facts.key_algorithm, "ECDSA P-256");
         assert_eq!(facts.not_before, UNIX_EPOCH);
-        assert_eq!(date(facts.not_after).to_string(), "2030-01-11T00:00:00Z");
+        assert_eq!(
+            humantime::format_rfc3339_seconds(facts.not_after).to_string(),
+            "2030-01-11T00:00:00Z"
+        );
         assert_eq!(facts.days_left(moment_of(2030, 1, 1)), 10);
         assert_eq!(facts.days_left(moment_of(2030, 1, 14)), -3);
     }

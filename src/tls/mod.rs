@@ -26,10 +26,11 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 pub use acceptor::Acceptor;
 pub use client::client_config;
 pub use error::{AcceptError, Part, TlsError};
-pub use facts::{CertificateFacts, inspect};
+pub use facts::CertificateFacts;
 pub use peer::peer_certificate;
 pub use reload::Reloaded;
 pub use self_signed::{SelfSigned, self_signed};
+pub use served::inspect;
 
 /// Makes aws-lc-rs the process's default, for the crates that ask rustls for one. A second call does
 /// nothing.

@@ -9,10 +9,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::Semaphore;
-
 use super::{
-    acceptor::{Acceptor, Shared, Source},
+    acceptor::{Acceptor, Shared, Source, off_the_runtime},
     error::TlsError,
     served::Files,
 };
@@ -34,8 +32,6 @@ pub(super) struct Refused {
     error: TlsError,
 }
 
-/// How long the disk may take. A network file system that hangs must not hang a reload.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// A shorter interval would only burn processor time.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -52,8 +48,13 @@ impl Acceptor {
     }
 
     /// Does [`reload`](Self::reload) and tells logs and metrics what came of it: for SIGHUP, where the
-    /// operator waits for an answer even if nothing changed.
+    /// operator waits for an answer even if nothing changed. Does nothing when no file is watched.
+    ///
+    /// Cancel safe, as [`reload`](Self::reload).
     pub async fn reload_now(&self, metrics: &Metrics) {
+        if self.0.source.is_none() {
+            return;
+        }
         match self.attempt().await {
             Ok(Reloaded::Changed) => self.tell_changed(metrics),
             Ok(Reloaded::Unchanged) => {
@@ -168,22 +169,4 @@ impl Refused {
         // Debug also tells the cause below the error.
         self.digest == other.digest && format!("{:?}", self.error) == format!("{:?}", other.error)
     }
-}
-
-/// Runs `work`, which blocks, on a thread that may, when it has the `turn`. The turn ends with the work
-/// and not with the wait for it, so a disk that hangs holds one thread and no more.
-pub(super) async fn off_the_runtime<T: Send + 'static>(
-    turn: Arc<Semaphore>,
-    work: impl FnOnce() -> Result<T, TlsError> + Send + 'static,
-) -> Result<T, TlsError> {
-    let done = async {
-        let permit = turn.acquire_owned().await.map_err(|_| TlsError::CutOff)?;
-        let work = move || {
-            let _permit = permit;
-            work()
-        };
-        tokio::task::spawn_blocking(work).await.unwrap_or(Err(TlsError::CutOff))
-    };
-    let timeout = tokio::time::timeout(READ_TIMEOUT, done).await;
-    timeout.unwrap_or(Err(TlsError::Slow { limit: READ_TIMEOUT }))
 }

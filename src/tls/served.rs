@@ -64,6 +64,15 @@ struct Resumption {
 /// Sessions of TLS 1.2 clients without tickets; there are next to none.
 const SESSIONS: usize = 256;
 
+/// Reads the files of a `tls` section and checks all that `serve` checks: one entry a certificate, in
+/// the order of the section. Blocks while it reads.
+///
+/// # Errors
+/// When a file cannot be used; expired certificates are errors too.
+pub fn inspect(tls: &config::Tls) -> Result<Vec<CertificateFacts>, TlsError> {
+    Ok(Files::read(tls)?.serve(tls.into(), None, SystemTime::now())?.facts)
+}
+
 impl Files {
     /// Reads every file that `tls` names. Blocks.
     ///
@@ -120,13 +129,17 @@ impl Files {
         };
         let first = load(&self.first)?;
         let others = self.others.iter().map(load).collect::<Result<Vec<_>, TlsError>>()?;
-        let verifier =
-            self.authorities.as_ref().map(|file| verifier(file, policy.client_certificate));
+        let verifier = match (&self.authorities, policy.client_certificate) {
+            (Some(file), asked) => Some(verifier(file, asked)?),
+            // Serving on would let everybody in where the operator wants nobody unknown.
+            (None, ClientCertificate::Required) => return Err(TlsError::NoClientAuthorities),
+            (None, ClientCertificate::Optional) => None,
+        };
 
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions(policy.min_version))
             .map_err(TlsError::Setup)?;
-        let builder = match verifier.transpose()? {
+        let builder = match verifier {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };

@@ -12,7 +12,8 @@ use super::fixture::{Authority, ENOUGH, connect, ends, open};
 use crate::config::{Certificate, ClientCertificate, TlsVersion};
 use crate::tls::acceptor::resumed_after_its_end;
 use crate::tls::{
-    AcceptError, Acceptor, client_config, inspect, install_provider, peer_certificate, self_signed,
+    AcceptError, Acceptor, TlsError, client_config, inspect, install_provider, peer_certificate,
+    self_signed,
 };
 
 #[tokio::test]
@@ -145,8 +146,10 @@ async fn a_resumed_session_ends_with_its_client_certificate() {
 async fn client_certificates_are_checked_and_may_be_required() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let mut section = authority.sign("c", &["a.example"]).section();
-    section.client_ca = Some(authority.file());
     section.client_certificate = ClientCertificate::Required;
+    let unchecked = inspect(&section).unwrap_err();
+    assert!(matches!(unchecked, TlsError::NoClientAuthorities), "{unchecked}");
+    section.client_ca = Some(authority.file());
     let acceptor = open(&section).await;
     let known = authority.sign_client("known", "alice");
     connect(&acceptor, &authority.client_as(&known), "a.example").await;
