@@ -120,9 +120,9 @@ fn item<'a>(node: &'a mut Node, index: usize, place: &Place) -> Result<&'a mut N
     if index == count {
         items.push(Node { place: place.clone(), value: Value::Nothing });
     }
-    items
-        .get_mut(index)
-        .ok_or_else(|| format!("has {count} items, counted from 0; item {index} would leave a gap"))
+    items.get_mut(index).ok_or_else(|| {
+        format!("item {index} would leave a gap: the list has {count}, counted from 0")
+    })
 }
 
 /// The value as YAML. What is no YAML is the text itself: nobody quotes `[::]:8443` in a variable.

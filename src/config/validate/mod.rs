@@ -45,8 +45,8 @@ impl Config {
 struct Findings(Vec<Problem>);
 
 impl Findings {
-    fn refuse(&mut self, path: &str, message: impl Into<Box<str>>) {
-        self.0.push(Problem::new(path, message));
+    fn refuse(&mut self, path: &str, message: impl AsRef<str>) {
+        self.0.push(Problem::new(path, message.as_ref()));
     }
 
     /// Refuses with a message unless `holds`.
@@ -56,7 +56,7 @@ impl Findings {
         }
     }
 
-    fn range<T: PartialOrd + Display>(&mut self, path: &str, value: T, least: T, most: T) {
+    fn range<T: PartialOrd + Display + Copy>(&mut self, path: &str, value: T, least: T, most: T) {
         if value < least || value > most {
             self.refuse(path, format!("expected {least} to {most}, found {value}"));
         }
