@@ -125,7 +125,8 @@ fn item<'a>(node: &'a mut Node, index: usize, place: &Place) -> Result<&'a mut N
     })
 }
 
-/// The value as YAML. What is no YAML is the text itself: nobody quotes `[::]:8443` in a variable.
+/// The value as YAML. What is no YAML, or is a section only because a list would be its key, is the
+/// text itself: nobody quotes `[::]:8443` in a variable.
 fn written(value: &str, place: &Place) -> Node {
     let mut node = read_yaml(value)
         .unwrap_or_else(|_| Node { place: Place::START, value: Value::Text(value.to_owned()) });

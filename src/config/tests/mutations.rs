@@ -146,7 +146,7 @@ fn bombs_are_refused() {
     let deep = "[".repeat(100_000);
     let deep_sections: String = (0..2_000).map(|n| " ".repeat(n) + "a:\n").collect();
     let flat = "a: [".to_owned() + &"x,".repeat(300_000) + "]";
-    let table = (0..5_000).map(|_| "a.".to_owned()).collect::<String>() + "a = 1";
+    let table = "a.".repeat(400_000) + "a = 1";
     for text in [
         aliases,
         merges,
@@ -154,8 +154,11 @@ fn bombs_are_refused() {
         format!("a: {deep}"),
         format!("a = {deep}"),
         "{a: ".repeat(10_000),
+        format!("[{}a]", "a.".repeat(400_000)),
+        "a = ".to_owned() + &"{a = ".repeat(100_000),
         deep_sections,
         flat,
+        "a = [".to_owned() + &"1,".repeat(500_000) + "]",
         table,
         "a".repeat(1 << 20),
         "\"".repeat(100_001),
