@@ -40,8 +40,8 @@ pub struct JwtKey {
     pub kid: Option<String>,
     /// The only algorithms a token may name with this key.
     pub algorithms: Vec<JwtAlgorithm>,
-    /// The shared secret of HS256, HS384, HS512: a file or `env:NAME`, at least 32 bytes. This or
-    /// `public_key`.
+    /// The shared secret: a file or `env:NAME`, at least as long as the hash (HS256 32 bytes, HS384 48,
+    /// HS512 64). This or `public_key`.
     #[serde(default)]
     pub secret: Option<SecretSource>,
     /// A PEM file with an RSA, EC or Ed25519 public key or certificate.
@@ -88,7 +88,7 @@ pub struct Jwks {
     /// How long keys are used when no fetch succeeds. Default: `24h`; after that handshakes get 503.
     #[serde(default = "default_max_stale")]
     pub max_stale: Period,
-    /// Time for a fetch. Default: `5s`.
+    /// Time for a fetch, at most `1m`, because a handshake may wait for it. Default: `5s`.
     #[serde(default = "default_fetch_timeout")]
     pub timeout: Period,
     /// The largest answer taken. Default: `256KiB`.
@@ -119,6 +119,26 @@ pub struct JwtSources {
 pub struct JwtClaims {
     /// The user. Default: `sub`, which a token must then carry.
     pub user: String,
+}
+
+impl JwtAlgorithm {
+    /// Whether whoever can check a signature can also make one.
+    #[must_use]
+    pub const fn is_symmetric(self) -> bool {
+        matches!(self, Self::HS256 | Self::HS384 | Self::HS512)
+    }
+}
+
+impl Jwks {
+    /// Whether `location` is a URL, not a file.
+    #[must_use]
+    pub fn is_url(&self) -> bool {
+        ["http://", "https://"].iter().any(|scheme| {
+            self.location
+                .get(..scheme.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+        })
+    }
 }
 
 impl Default for Jwt {

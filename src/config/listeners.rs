@@ -17,6 +17,9 @@ pub struct Listeners {
     pub plain: Option<Plain>,
     /// Operators: `/livez`, `/readyz`, `/metrics`. Not for the internet.
     pub admin: Option<Admin>,
+    /// Whether clients' listeners serve the WebSocket console page at `/_moorline/`. For development
+    /// only. Default: `false`.
+    pub console: bool,
 }
 
 /// The public door.
@@ -101,6 +104,22 @@ pub enum TlsVersion {
     /// TLS 1.3.
     #[serde(rename = "1.3")]
     V1_3,
+}
+
+impl Tls {
+    /// TLS with one certificate and every default.
+    #[must_use]
+    pub fn new(certificate: PathBuf, key: PathBuf) -> Self {
+        Self {
+            certificate,
+            key,
+            additional: Vec::new(),
+            client_ca: None,
+            client_certificate: ClientCertificate::default(),
+            min_version: TlsVersion::default(),
+            reload_interval: default_reload_interval(),
+        }
+    }
 }
 
 fn default_reload_interval() -> Period {

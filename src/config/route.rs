@@ -21,6 +21,10 @@ pub struct Route {
     pub hub: HubName,
     /// How a client shows who it is. No default: `jwt`, `connect`, `certificate` or `none`.
     pub auth: AuthMode,
+    /// With `auth: jwt`: whether a client without a token gets in, without a user. A token that is
+    /// shown must still be good. Default: `false`.
+    #[serde(default)]
+    pub anonymous: bool,
     /// How a refused handshake is told to the client. Default: `status`.
     #[serde(default)]
     pub refuse: RefuseMode,
@@ -120,13 +124,37 @@ pub enum OnFailure {
     /// The connection is closed: 1013 when the message was certainly not processed, else 1011.
     #[default]
     Close,
-    /// This text message; `{outcome}` and `{event_id}` in it are filled in.
+    /// This text message; `{outcome}` and `{sequence}` in it are filled in.
     Message(String),
     /// Nothing.
     Nothing,
 }
 
 impl Route {
+    /// A route with every default.
+    #[must_use]
+    pub fn new(path: &str, auth: AuthMode) -> Self {
+        Self {
+            path: path.to_owned(),
+            name: None,
+            hub: HubName::default(),
+            auth,
+            anonymous: false,
+            refuse: RefuseMode::default(),
+            origins: Vec::new(),
+            subprotocols: Vec::new(),
+            backend: Backend::default(),
+            events: default_events(),
+            forward_headers: Vec::new(),
+            request_timeout: default_request_timeout(),
+            hold: default_hold(),
+            in_flight: default_in_flight(),
+            on_failure: OnFailure::default(),
+            max_message: default_max_message(),
+            heartbeat: None,
+        }
+    }
+
     /// The route's name in metrics and logs.
     #[must_use]
     pub fn name(&self) -> &str {

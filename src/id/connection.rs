@@ -43,6 +43,12 @@ impl ConnectionId {
         Self { node, random: rand::rng().random() }
     }
 
+    /// Some of the random bits, for choosing a shard or a NATS connection.
+    #[must_use]
+    pub fn spread(&self) -> u32 {
+        (self.random >> 96) as u32
+    }
+
     /// The node that accepted the connection.
     #[must_use]
     pub fn node(&self) -> NodeId {

@@ -105,12 +105,6 @@ impl Metrics {
         &self.late_replies
     }
 
-    /// Connections that ended by a bug.
-    #[must_use]
-    pub fn panics(&self) -> &IntCounter {
-        &self.panics
-    }
-
     /// All families in the Prometheus text format 0.0.4.
     #[must_use]
     pub fn to_text(&self) -> Vec<u8> {

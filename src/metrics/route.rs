@@ -26,6 +26,7 @@ pub struct RouteMetrics {
     /// Events that wait for a backend.
     pub held: IntGauge,
     ping_rtt: Histogram,
+    panics: IntCounter,
 }
 
 #[derive(Debug, Clone)]
@@ -75,6 +76,7 @@ impl RouteMetrics {
             in_flight: metrics.backend_in_flight.with_label_values(&backend),
             held: metrics.backend_held.with_label_values(&backend),
             ping_rtt: metrics.ping_rtt.with_label_values(&place),
+            panics: metrics.panics.clone(),
         }
     }
 
@@ -113,6 +115,11 @@ impl RouteMetrics {
             Outcome::Overloaded => &self.outcomes.overloaded,
         }
         .inc();
+    }
+
+    /// A connection ended by a bug.
+    pub fn panicked(&self) {
+        self.panics.inc();
     }
 
     /// A pong came `seconds` after its ping.

@@ -1,0 +1,117 @@
+//! The operators' door: whether the node lives, whether it wants clients, and what it counts.
+//!
+//! Liveness depends on nothing but this process. Readiness waits until NATS was reached once, and
+//! ends when the node drains; a later outage of NATS does not end it, because all nodes would leave
+//! the load balancer at once.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::nats::Nats;
+use crate::task::Tasks;
+
+/// What operators can ask.
+#[derive(Debug)]
+pub struct Admin {
+    /// The counters.
+    pub metrics: Metrics,
+    /// The connection to NATS, if there is one.
+    pub nats: Option<Nats>,
+    /// Said when the node begins to stop; it is not ready then.
+    pub draining: CancellationToken,
+    /// Where the tasks of this door run.
+    pub tasks: Tasks,
+}
+
+/// An operator's request takes no longer than this, whatever its client does.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Admin {
+    /// Serves operators until the node's last task stops.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            let accepted = tokio::select! {
+                () = self.tasks.stopping() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let admin = Arc::clone(&self);
+                    self.tasks.spawn("operator", async move { admin.http(stream).await });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed on the admin listener; waiting");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// One request for each connection, so that a client that never ends cannot stay.
+    async fn http(&self, stream: TcpStream) {
+        let service = service_fn(|request: Request<hyper::body::Incoming>| {
+            let response = self.answer(&request);
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service);
+        if let Ok(Err(error)) = timeout(REQUEST_TIMEOUT, connection).await {
+            tracing::debug!(%error, "admin request failed");
+        }
+    }
+
+    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match request.uri().path() {
+            "/livez" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => match self.not_ready() {
+                None => text(StatusCode::OK, "ok\n"),
+                Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
+            },
+            "/metrics" => {
+                let mut response = text(StatusCode::OK, "");
+                let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+                response.headers_mut().insert(CONTENT_TYPE, format);
+                *response.body_mut() = Full::new(Bytes::from(self.metrics.to_text()));
+                response
+            }
+            _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n"),
+        }
+    }
+
+    fn not_ready(&self) -> Option<&'static str> {
+        if self.draining.is_cancelled() {
+            return Some("draining\n");
+        }
+        let reached = self.nats.as_ref().is_none_or(Nats::was_connected);
+        (!reached).then_some("NATS was not reached yet\n")
+    }
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
+}

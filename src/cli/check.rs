@@ -1,0 +1,211 @@
+//! `moorline check`: everything that a config names, looked at before a node runs with it.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use tokio::time::Instant;
+
+use crate::auth::Verifier;
+use crate::config::{Config, Jwt, Nats as NatsConfig, Tls, process_environment};
+use crate::id::NodeId;
+use crate::metrics::Metrics;
+use crate::nats::Nats;
+use crate::server;
+use crate::task::Tasks;
+use crate::tls;
+
+use super::print;
+use super::serve::SPARE_DESCRIPTORS;
+
+/// Look at everything a config names: files, certificates, keys, NATS, limits.
+///
+/// Prints a line for each finding; ends with 1 when a node could not run with it.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  moorline check -c /etc/moorline/moorline.yaml")]
+pub(super) struct Check {
+    /// The config file (.yaml, .yml or .toml)
+    #[arg(short, long, value_name = "FILE", env = "MOORLINE_CONFIG")]
+    config: PathBuf,
+}
+
+/// What was found, line by line.
+#[derive(Debug, Default)]
+struct Report {
+    lines: String,
+    failed: bool,
+}
+
+/// A certificate that ends this soon is worth a warning.
+const SOON_DAYS: i64 = 14;
+/// The least nats-server: older ones have no message headers on no-responders answers that can be
+/// told from replies, and unpatched holes.
+const LEAST_NATS: (u64, u64) = (2, 10);
+
+impl Check {
+    pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+        let mut report = Report::default();
+        match Config::load(&self.config, process_environment()) {
+            Ok(config) => examine(&config, &mut report).await,
+            Err(error) => report.fail("config", error),
+        }
+        print(&report.lines)?;
+        Ok(if report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+async fn examine(config: &Config, report: &mut Report) {
+    report.ok("config", format_args!("{} routes", config.routes.len()));
+    for problem in config.check_files() {
+        report.fail("file", problem);
+    }
+    if let Some(public) = &config.listeners.public {
+        certificates(&public.tls, report);
+    }
+    if let Some(jwt) = &config.jwt {
+        Box::pin(keys(jwt, report)).await;
+    }
+    match &config.nats {
+        Some(nats) => Box::pin(nats_servers(config, nats, report)).await,
+        None => report.ok("nats", "not configured: one node, no workers behind NATS"),
+    }
+    descriptors(config.limits.max_connections, report);
+}
+
+fn certificates(tls: &Tls, report: &mut Report) {
+    let all = match tls::inspect(tls) {
+        Ok(all) => all,
+        Err(error) => return report.fail("certificate", error),
+    };
+    for facts in all {
+        let days = facts.days_left(SystemTime::now());
+        let text = format!(
+            "{}: {} for {}, {}, good for {days} days, until {}",
+            facts.file.display(),
+            facts.subject,
+            facts.names.join(", "),
+            facts.key_algorithm,
+            humantime::format_rfc3339_seconds(facts.not_after),
+        );
+        match days {
+            ..0 => report.fail("certificate", text),
+            0..SOON_DAYS => report.warn("certificate", text),
+            _ => report.ok("certificate", text),
+        }
+    }
+}
+
+async fn keys(jwt: &Jwt, report: &mut Report) {
+    let tasks = Tasks::new();
+    let client = match server::key_client(jwt) {
+        Ok(client) => client,
+        Err(error) => return report.fail("jwt", error),
+    };
+    let verifier = match Verifier::new(jwt, client, &tasks) {
+        Ok(verifier) => verifier,
+        Err(error) => return report.fail("jwt", error),
+    };
+    match verifier.fetched().await {
+        Ok(()) => {}
+        Err(error) => report.fail("jwt.jwks", error),
+    }
+    for key in verifier.describe() {
+        match key.unused {
+            None => report.ok("jwt", key),
+            Some(_) => report.warn("jwt", key),
+        }
+    }
+    tasks.stop();
+}
+
+async fn nats_servers(config: &Config, settings: &NatsConfig, report: &mut Report) {
+    let tls = match settings.tls.as_ref().map(server::nats_tls).transpose() {
+        Ok(tls) => tls,
+        Err(error) => return report.fail("nats", error),
+    };
+    let (tasks, metrics) = (Tasks::new(), Metrics::new());
+    let nats = match Nats::connect(settings, NodeId::random(), tls, &tasks, &metrics).await {
+        Ok(nats) => nats,
+        Err(error) => return report.fail("nats", error),
+    };
+    let deadline = Instant::now() + settings.connect_timeout.get() + Duration::from_secs(1);
+    if let Err(error) = nats.connected(deadline).await {
+        return report.fail("nats", error);
+    }
+    let version = nats.server_version().unwrap_or_default();
+    if is_older(&version, LEAST_NATS) {
+        let (major, minor) = LEAST_NATS;
+        report.fail("nats", format_args!("server {version}: at least {major}.{minor} is needed"));
+    } else {
+        report.ok("nats", format_args!("server {version}"));
+    }
+    let largest = config.routes.iter().map(|route| route.max_message.bytes()).max().unwrap_or(0);
+    let max_payload = nats.max_payload();
+    if largest.saturating_add(HEADER_ROOM) > max_payload {
+        report.fail(
+            "nats",
+            format_args!(
+                "the server takes {max_payload} bytes a message, a route's max_message of {largest} \
+                 and its headers do not fit"
+            ),
+        );
+    }
+}
+
+/// The headers of an event: state, user and path at their largest, and the rest.
+const HEADER_ROOM: usize = 16 * 1024;
+
+fn is_older(version: &str, least: (u64, u64)) -> bool {
+    let mut numbers = version.split(['.', '-']).map(|part| part.parse::<u64>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < least
+}
+
+fn descriptors(max_connections: usize, report: &mut Report) {
+    let needed = max_connections as u64 + SPARE_DESCRIPTORS;
+    match rlimit::Resource::NOFILE.get() {
+        Ok((_, hard)) if hard < needed => report.warn(
+            "limits",
+            format_args!(
+                "max_connections {max_connections} needs {needed} file descriptors, the hard limit \
+                 is {hard}"
+            ),
+        ),
+        Ok((_, hard)) => report.ok("limits", format_args!("{hard} file descriptors")),
+        Err(error) => report.warn("limits", error),
+    }
+}
+
+impl Report {
+    fn ok(&mut self, what: &str, found: impl Display) {
+        self.line("ok  ", what, found);
+    }
+
+    fn warn(&mut self, what: &str, found: impl Display) {
+        self.line("warn", what, found);
+    }
+
+    fn fail(&mut self, what: &str, found: impl Display) {
+        self.failed = true;
+        self.line("FAIL", what, found);
+    }
+
+    fn line(&mut self, word: &str, what: &str, found: impl Display) {
+        self.lines += &format!("{word}  {what:<12} {found}\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_by_number() {
+        assert!(is_older("2.9.25", LEAST_NATS));
+        assert!(!is_older("2.10.0", LEAST_NATS));
+        assert!(!is_older("2.15.1", LEAST_NATS));
+        assert!(!is_older("3.0.0-beta", LEAST_NATS));
+        assert!(is_older("", LEAST_NATS));
+    }
+}

@@ -1,0 +1,91 @@
+//! `moorline token`: a JSON Web Token for trying things out.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::{Map, Value};
+
+use crate::auth;
+use crate::config::{Config, JwtAlgorithm, Period, process_environment};
+
+use super::{dev, print};
+
+/// Make a token that a node accepts, signed with its HMAC secret.
+///
+/// Without `-c` it is for `moorline dev`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  moorline token --user alice\n  moorline token -c moorline.yaml \
+    --user alice --ttl 10m --claim role=admin"
+)]
+pub(super) struct Mint {
+    /// The config whose `jwt` section the token is for
+    #[arg(short, long, value_name = "FILE", env = "MOORLINE_CONFIG")]
+    config: Option<PathBuf>,
+    /// The user
+    #[arg(short, long, default_value = "dev")]
+    user: String,
+    /// How long it is good
+    #[arg(long, default_value = "1h", value_name = "TIME")]
+    ttl: Period,
+    /// Another claim, as `name=value`; a value that is JSON is taken as such
+    #[arg(long = "claim", value_name = "NAME=VALUE")]
+    claims: Vec<String>,
+}
+
+impl Mint {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let config = match &self.config {
+            Some(path) => Config::load(path, process_environment())?,
+            None => dev::config(None)?,
+        };
+        let mut claims = Map::new();
+        for claim in &self.claims {
+            let (name, value) = claim.split_once('=').context("a claim is NAME=VALUE")?;
+            let value =
+                serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+            claims.insert(name.to_owned(), value);
+        }
+        print(&format!("{}\n", mint(&config, &self.user, self.ttl, claims)?))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A token for `user` that `config` accepts.
+pub(super) fn mint(
+    config: &Config,
+    user: &str,
+    ttl: Period,
+    mut claims: Map<String, Value>,
+) -> anyhow::Result<String> {
+    let Some(jwt) = &config.jwt else { bail!("the config has no jwt section") };
+    let is_hmac = |algorithm: &JwtAlgorithm| {
+        matches!(algorithm, JwtAlgorithm::HS256 | JwtAlgorithm::HS384 | JwtAlgorithm::HS512)
+    };
+    let key = jwt.keys.iter().find_map(|key| {
+        let secret = key.secret.as_ref()?;
+        let algorithm = key.algorithms.iter().copied().find(is_hmac)?;
+        Some((secret, algorithm, key.kid.as_deref()))
+    });
+    let Some((secret, algorithm, kid)) = key else {
+        bail!("jwt.keys has no HMAC secret to sign with: tokens must come from your issuer")
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mut set = |name: &str, value: Value| {
+        claims.entry(name.to_owned()).or_insert(value);
+    };
+    set(&jwt.claims.user, user.into());
+    set("iat", now.into());
+    set("exp", (now + ttl.get().as_secs()).into());
+    if let Some(issuer) = &jwt.issuer {
+        set("iss", issuer.as_str().into());
+    }
+    if let Some(audience) = jwt.audience.first() {
+        set("aud", audience.as_str().into());
+    }
+    let secret = secret.read().context("jwt.keys: the secret cannot be read")?;
+    Ok(auth::mint(algorithm, &secret, kid, &claims)?)
+}

@@ -1,0 +1,391 @@
+//! What to do on this input at this time: the life of one connection as a pure state machine.
+//!
+//! It owns no socket and no clock. [`Machine::on`] takes what happened and appends what to do; the
+//! driver does it in that order. A client's message becomes an event only here, and only while the
+//! window has room; its outcome comes back only here. After the phase has left `Open` nothing is
+//! dispatched and nothing but the close frame is sent.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::heartbeat::{Beat, Heartbeat};
+use crate::close::{Cause, Close};
+use crate::config::{EventKind, Heartbeat as HeartbeatSettings, OnFailure, Route};
+use crate::event::{Action, Outcome, State};
+use crate::message::Message;
+
+/// The state of one connection after its 101.
+#[derive(Debug)]
+pub(super) struct Machine {
+    route: Arc<Route>,
+    phase: Phase,
+    heartbeat: Heartbeat,
+    /// Events at the backend.
+    in_flight: u16,
+    /// The last event's number.
+    sequence: u64,
+    /// The backend's state of the connection.
+    state: Option<State>,
+    /// When the token that opened the connection ends.
+    expires: Option<Instant>,
+    /// A close that waits until no event is at the backend.
+    parting: Option<Close>,
+    close_timeout: Duration,
+    /// Whether the client was read until now; the heartbeat pauses meanwhile.
+    was_reading: bool,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// A whole message came in.
+    Message(Message),
+    /// The peer's close frame came in; the answer to it is on its way. Its code and reason, if any.
+    PeerClosed(Option<(u16, String)>),
+    /// The stream ended or broke without a close frame.
+    PeerGone,
+    /// The peer broke the protocol, or a limit that is part of it.
+    Violation(Close),
+    /// An event of `sequence` got its outcome.
+    Outcome { kind: EventKind, sequence: u64, outcome: Outcome },
+    /// The node wants the connection to end, once its events are answered.
+    Part(Close),
+    /// A write made no progress for too long.
+    WriteStalled,
+    /// A bug was caught while it worked on this connection.
+    Panicked,
+}
+
+/// What to do.
+#[derive(Debug, PartialEq)]
+pub(super) enum Effect {
+    /// Give an event to the backend.
+    Dispatch { sequence: u64, body: Dispatched },
+    /// Send a message.
+    Send(Message),
+    /// Send a ping.
+    Ping(Bytes),
+    /// Send a close frame; nothing is sent after it.
+    SendClose(Close),
+    /// Write what is left, end the TCP stream and wait for the peer to do the same.
+    Finish,
+    /// Drop the TCP stream at once.
+    Abort,
+}
+
+/// The events that begin while the connection is open.
+#[derive(Debug, PartialEq)]
+pub(super) enum Dispatched {
+    Connected,
+    Message(Message),
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// `connected` is at the backend; messages wait behind it.
+    Opening,
+    Open,
+    /// Our close frame is sent; the peer's is awaited until then (RFC 6455 section 7.1.2).
+    Closing {
+        close: Close,
+        until: Instant,
+    },
+    /// Nothing more goes over the socket.
+    Closed(Close),
+}
+
+pub(super) type Effects = VecDeque<Effect>;
+
+/// No code in the peer's close frame (RFC 6455 section 7.1.5).
+const NO_STATUS: u16 = 1005;
+
+impl Machine {
+    /// A connection that was just accepted. `sequence` is the number of the last event that was sent
+    /// for it, `state` what the backend said to it.
+    pub(super) fn new(
+        route: Arc<Route>,
+        heartbeat: &HeartbeatSettings,
+        sequence: u64,
+        state: Option<State>,
+        expires: Option<Instant>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            route,
+            phase: Phase::Open,
+            heartbeat: Heartbeat::new(heartbeat, now),
+            in_flight: 0,
+            sequence,
+            state,
+            expires,
+            parting: None,
+            close_timeout: heartbeat.close_timeout.get(),
+            was_reading: true,
+        }
+    }
+
+    /// The first thing to do.
+    pub(super) fn open(&mut self, now: Instant, effects: &mut Effects) {
+        if self.route.wants(EventKind::Connected) {
+            self.phase = Phase::Opening;
+            self.dispatch(Dispatched::Connected, effects);
+        }
+        self.note_reading(now);
+    }
+
+    /// Takes `input` into account at `now` and appends what to do.
+    pub(super) fn on(&mut self, input: Input, now: Instant, effects: &mut Effects) {
+        match input {
+            Input::Message(message) => self.on_message(message, now, effects),
+            Input::Outcome { kind, sequence, outcome } => {
+                self.on_outcome(kind, sequence, outcome, now, effects);
+            }
+            Input::Part(close) => {
+                self.parting.get_or_insert(close);
+                self.part_when_idle(now, effects);
+            }
+            Input::PeerClosed(said) => self.on_peer_closed(said, effects),
+            Input::PeerGone => self.end(Close::of(Cause::Vanished), Effect::Abort, effects),
+            Input::WriteStalled => self.end(Close::of(Cause::WriteTimeout), Effect::Abort, effects),
+            Input::Violation(close) => self.fail(close, Effect::Finish, effects),
+            Input::Panicked => {
+                self.in_flight = 0;
+                self.fail(Close::of(Cause::Panic), Effect::Finish, effects);
+            }
+        }
+        self.note_reading(now);
+    }
+
+    /// Any bytes came in.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heartbeat.heard(now);
+    }
+
+    /// A pong came in: the round-trip time, if it answers the last ping.
+    pub(super) fn pong(&mut self, payload: &[u8], now: Instant) -> Option<Duration> {
+        self.heartbeat.pong(payload, now)
+    }
+
+    /// The time is `now`.
+    pub(super) fn tick(&mut self, now: Instant, effects: &mut Effects) {
+        match &self.phase {
+            Phase::Closed(_) => {}
+            Phase::Closing { until, .. } if *until > now => {}
+            Phase::Closing { close, .. } => self.end(close.clone(), Effect::Abort, effects),
+            Phase::Opening | Phase::Open => {
+                if self.expires.is_some_and(|expires| expires <= now) {
+                    return self.close(Close::of(Cause::TokenExpired), now, effects);
+                }
+                match self.heartbeat.beat(self.was_reading, now) {
+                    Beat::Wait => {}
+                    Beat::Ping(payload) => effects.push_back(Effect::Ping(payload)),
+                    Beat::End(Cause::MaxAge) => {
+                        self.on(Input::Part(Close::of(Cause::MaxAge)), now, effects);
+                    }
+                    Beat::End(Cause::PongTimeout) => {
+                        self.fail(Close::of(Cause::PongTimeout), Effect::Abort, effects);
+                    }
+                    Beat::End(cause) => self.close(Close::of(cause), now, effects),
+                }
+            }
+        }
+        self.note_reading(now);
+    }
+
+    /// When [`tick`](Self::tick) is next worth a call.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Closed(_) => None,
+            Phase::Closing { until, .. } => Some(*until),
+            Phase::Opening | Phase::Open => {
+                let beat = self.heartbeat.due(self.was_reading).filter(|_| self.parting.is_none());
+                [beat, self.expires].into_iter().flatten().min()
+            }
+        }
+    }
+
+    /// Whether the client may be read. What it sends meanwhile waits in its own TCP stream.
+    pub(super) fn reads(&self) -> bool {
+        match self.phase {
+            Phase::Opening | Phase::Closed(_) => false,
+            Phase::Open => self.parting.is_none() && self.in_flight < self.route.in_flight,
+            Phase::Closing { .. } => true,
+        }
+    }
+
+    /// Whether an event is at the backend.
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    /// The backend's state, for the next event.
+    pub(super) fn state(&self) -> Option<&State> {
+        self.state.as_ref()
+    }
+
+    /// The number for the last event, `disconnected`.
+    pub(super) fn last_sequence(&self) -> u64 {
+        self.sequence + 1
+    }
+
+    /// The round-trip time that was measured last.
+    pub(super) fn last_rtt(&self) -> Option<Duration> {
+        self.heartbeat.last_rtt()
+    }
+
+    /// How the connection ended, once it has.
+    pub(super) fn closed(&self) -> Option<&Close> {
+        match &self.phase {
+            Phase::Closed(close) => Some(close),
+            _ => None,
+        }
+    }
+
+    fn on_message(&mut self, message: Message, now: Instant, effects: &mut Effects) {
+        if !matches!(self.phase, Phase::Open) {
+            return; // RFC 6455 section 1.4: what comes after our close frame is discarded.
+        }
+        self.heartbeat.used(now);
+        if self.route.wants(EventKind::Message) {
+            self.dispatch(Dispatched::Message(message), effects);
+        }
+    }
+
+    fn on_outcome(
+        &mut self,
+        kind: EventKind,
+        sequence: u64,
+        outcome: Outcome,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if matches!(self.phase, Phase::Opening) {
+            self.phase = Phase::Open;
+        }
+        if kind == EventKind::Message {
+            match outcome {
+                Outcome::Replied(actions) => {
+                    actions.into_iter().for_each(|action| self.act(action, now, effects));
+                }
+                Outcome::Refused(ref refusal) => match refusal.message.clone() {
+                    Some(message) => self.send(message, now, effects),
+                    None => self.on_failure(sequence, &outcome, now, effects),
+                },
+                Outcome::Unavailable | Outcome::Unknown | Outcome::Overloaded => {
+                    self.on_failure(sequence, &outcome, now, effects);
+                }
+                Outcome::Accepted(_) => {}
+            }
+        }
+        self.part_when_idle(now, effects);
+    }
+
+    fn act(&mut self, action: Action, now: Instant, effects: &mut Effects) {
+        match action {
+            Action::Send(message) => self.send(message, now, effects),
+            Action::State(state) => self.state = state,
+            Action::Close(close) => self.close(close, now, effects),
+        }
+    }
+
+    fn on_failure(
+        &mut self,
+        sequence: u64,
+        outcome: &Outcome,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        match &self.route.on_failure {
+            OnFailure::Nothing => {}
+            OnFailure::Message(template) => {
+                let text = template
+                    .replace("{outcome}", outcome.as_str())
+                    .replace("{sequence}", &sequence.to_string());
+                self.send(Message::text(text), now, effects);
+            }
+            OnFailure::Close => {
+                let cause = match outcome {
+                    Outcome::Unavailable | Outcome::Overloaded => Cause::BackendUnavailable,
+                    _ => Cause::BackendFailed,
+                };
+                self.close(Close::of(cause), now, effects);
+            }
+        }
+    }
+
+    fn on_peer_closed(&mut self, said: Option<(u16, String)>, effects: &mut Effects) {
+        let close = match &self.phase {
+            Phase::Closing { close, .. } => close.clone(),
+            _ => match said {
+                Some((code, reason)) => Close::said(Cause::Client, code, &reason),
+                None => Close::said(Cause::Client, NO_STATUS, ""),
+            },
+        };
+        self.end(close, Effect::Finish, effects);
+    }
+
+    fn send(&mut self, message: Message, now: Instant, effects: &mut Effects) {
+        if matches!(self.phase, Phase::Open) {
+            self.heartbeat.used(now);
+            effects.push_back(Effect::Send(message));
+        }
+    }
+
+    fn dispatch(&mut self, body: Dispatched, effects: &mut Effects) {
+        self.sequence += 1;
+        self.in_flight += 1;
+        effects.push_back(Effect::Dispatch { sequence: self.sequence, body });
+    }
+
+    fn part_when_idle(&mut self, now: Instant, effects: &mut Effects) {
+        if self.in_flight == 0
+            && let Some(close) = self.parting.take()
+        {
+            self.close(close, now, effects);
+        }
+    }
+
+    /// Starts the closing handshake.
+    fn close(&mut self, close: Close, now: Instant, effects: &mut Effects) {
+        if matches!(self.phase, Phase::Opening | Phase::Open) {
+            effects.push_back(Effect::SendClose(close.clone()));
+            self.phase = Phase::Closing { close, until: now + self.close_timeout };
+        }
+    }
+
+    /// Says why, and ends without waiting for an answer (RFC 6455 section 7.1.7).
+    fn fail(&mut self, close: Close, last: Effect, effects: &mut Effects) {
+        match &self.phase {
+            Phase::Opening | Phase::Open => {
+                effects.push_back(Effect::SendClose(close.clone()));
+                self.end(close, last, effects);
+            }
+            Phase::Closing { close, .. } => self.end(close.clone(), last, effects),
+            Phase::Closed(_) => {}
+        }
+    }
+
+    fn end(&mut self, close: Close, last: Effect, effects: &mut Effects) {
+        let close = match &self.phase {
+            Phase::Closed(_) => return,
+            Phase::Closing { close, .. } => close.clone(),
+            Phase::Opening | Phase::Open => close,
+        };
+        self.phase = Phase::Closed(close);
+        effects.push_back(last);
+    }
+
+    /// Tells the heartbeat when reading went on after a pause.
+    fn note_reading(&mut self, now: Instant) {
+        let reads = self.reads();
+        if reads && !self.was_reading {
+            self.heartbeat.resumed(now);
+        }
+        self.was_reading = reads;
+    }
+}

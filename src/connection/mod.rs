@@ -1,0 +1,116 @@
+//! One connection's life, from the 101 to the last event about it.
+//!
+//! ```text
+//!   client <-> wire (looks at frames) <-> socket (tungstenite) <-> driver <-> relay
+//!                                                                    |
+//!                                                          machine (what to do)
+//! ```
+//!
+//! The machine is pure; wire, socket and driver are thin around it. Generic over the stream, so tests
+//! run it in memory.
+
+mod machine;
+mod heartbeat;
+mod frames;
+mod wire;
+mod socket;
+mod requests;
+mod stats;
+mod driver;
+mod ending;
+#[cfg(test)]
+mod tests;
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout};
+
+use crate::close::Close;
+use crate::config::Heartbeat;
+use crate::event::{Peer, State, Trace};
+use crate::hub::{Mailbox, Registered};
+use crate::limits::Permit;
+use crate::relay::Relay;
+
+use driver::Driver;
+use machine::Machine;
+use socket::Socket;
+
+/// A client that the handshake let in.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Who it is.
+    pub peer: Arc<Peer>,
+    /// Where its events go.
+    pub relay: Relay,
+    /// The handshake's trace.
+    pub trace: Trace,
+    /// The number of the last event that was sent for it: 1 after a connect event, else 0.
+    pub sequence: u64,
+    /// What the backend said to the connect event.
+    pub state: Option<State>,
+    /// When the token ends that let it in.
+    pub expires: Option<Instant>,
+    /// Ping, pong and age.
+    pub heartbeat: Heartbeat,
+    /// Bytes of read buffer: 1 KiB above TLS, which has a buffer of its own, else 4 KiB.
+    pub read_buffer: usize,
+    /// The line to the connection.
+    pub mailbox: Mailbox,
+    /// Its place in the table of connections.
+    pub registered: Registered,
+    /// Its place among the open connections.
+    pub permit: Permit,
+}
+
+/// Runs a connection over `io` until it has ended and its last event is delivered.
+///
+/// What an idle connection keeps is moved into the future once and stays there; the parts of its end
+/// are allocated when it ends.
+pub fn run<S>(io: S, accepted: Accepted) -> impl Future<Output = ()> + Send
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let Accepted { peer, relay, trace, heartbeat, mailbox, registered, permit, .. } = accepted;
+    relay.metrics().opened();
+    let machine = Machine::new(
+        Arc::clone(&peer.route),
+        &heartbeat,
+        accepted.sequence,
+        accepted.state,
+        accepted.expires,
+        Instant::now(),
+    );
+    let socket = Socket::new(io, peer.route.max_message.bytes(), accepted.read_buffer);
+    let (close_timeout, write_timeout) = (heartbeat.close_timeout, heartbeat.write_timeout.get());
+    let mut driver = Driver::new(socket, machine, peer, relay, trace, mailbox, write_timeout);
+    async move {
+        let exit = (&mut driver).await;
+        let last = Box::pin(ending::leave(driver, exit, close_timeout.get())).await;
+        drop((registered, permit));
+        Box::pin(last.deliver()).await;
+    }
+}
+
+/// Says `close` to a client that was let in only to hear why it may not come in.
+pub async fn refuse<S>(io: S, close: Close, close_timeout: Duration)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut socket = Socket::new(io, REFUSED_MAX_MESSAGE, REFUSED_READ_BUFFER);
+    let said = async {
+        let sent =
+            socket.close(&close).is_ok() && poll_fn(|cx| socket.poll_flush(cx)).await.is_ok();
+        if let Some(io) = socket.io_mut().filter(|_| sent) {
+            let _ = ending::hang_up(io).await;
+        }
+    };
+    let _ = timeout(close_timeout, said).await;
+}
+
+/// A refused client's messages are never looked at.
+const REFUSED_MAX_MESSAGE: usize = 125;
+const REFUSED_READ_BUFFER: usize = 128;

@@ -1,0 +1,209 @@
+//! The WebSocket over the wire: whole messages in, messages and control frames out.
+//!
+//! Thin around tungstenite, which answers pings and the peer's close frame by itself, but sends
+//! nothing on a violation and never gives back a buffer that once grew.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, Sink, Stream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{
+    self, Error,
+    error::{CapacityError, ProtocolError},
+    protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
+};
+
+use super::frames::Violation;
+use super::wire::Wire;
+use crate::close::{Cause, Close, is_sendable};
+use crate::message::{Kind, Message};
+
+/// One client's WebSocket.
+#[derive(Debug)]
+pub(super) struct Socket<S> {
+    /// Gone only while it is rebuilt.
+    ws: Option<WebSocketStream<Wire<S>>>,
+    config: WebSocketConfig,
+    /// Whether something was sent that is not flushed yet.
+    dirty: bool,
+    /// Whether a large message went through since the buffers were new.
+    grown: bool,
+}
+
+/// What came in.
+#[derive(Debug)]
+pub(super) enum Received {
+    Message(Message),
+    /// The library has its pong ready; the next flush sends it.
+    Ping,
+    Pong(Bytes),
+    /// The library has its answer ready; the next flush sends it.
+    Close(Option<(u16, String)>),
+    Violation(Close),
+    /// The stream ended or broke.
+    Gone,
+}
+
+/// A write failed for good.
+#[derive(Debug)]
+pub(super) struct Broken;
+
+/// Messages above this size make the library's buffers worth replacing.
+const LARGE: usize = 16 * 1024;
+/// Frames gather here until a flush; one TLS record takes them all.
+const WRITE_BUFFER: usize = 4096;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    /// A socket over `io` after the 101. `read_buffer` is held for the life of the connection.
+    pub(super) fn new(io: S, max_message: usize, read_buffer: usize) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(read_buffer)
+            .write_buffer_size(WRITE_BUFFER)
+            .max_write_buffer_size(usize::MAX)
+            .max_message_size(Some(max_message))
+            .max_frame_size(Some(max_message));
+        let ws = build(Wire::new(io, max_message), config);
+        Self { ws, config, dirty: false, grown: false }
+    }
+
+    /// The next thing that comes in. Pings and a close are answered by the next flush.
+    pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        let Some(ws) = &mut self.ws else { return Poll::Ready(Received::Gone) };
+        let Some(item) = ready!(Pin::new(&mut *ws).poll_next(cx)) else {
+            return Poll::Ready(Received::Gone);
+        };
+        let message = match item {
+            Ok(message) => message,
+            Err(error) => return Poll::Ready(classify(&error, ws.get_ref().violation())),
+        };
+        Poll::Ready(match message {
+            tungstenite::Message::Text(text) => {
+                self.received(Message::of_kind(Kind::Text, text.into()))
+            }
+            tungstenite::Message::Binary(data) => self.received(Message::binary(data)),
+            tungstenite::Message::Ping(_) => {
+                self.dirty = true;
+                Received::Ping
+            }
+            tungstenite::Message::Pong(payload) => Received::Pong(payload),
+            tungstenite::Message::Close(frame) => {
+                self.dirty = true;
+                Received::Close(frame.map(|f| (f.code.into(), f.reason.as_str().to_owned())))
+            }
+            tungstenite::Message::Frame(_) => Received::Gone,
+        })
+    }
+
+    /// Whether bytes of any kind came in since the last call.
+    pub(super) fn take_heard(&mut self) -> bool {
+        self.ws.as_mut().is_some_and(|ws| ws.get_mut().take_heard())
+    }
+
+    /// Bytes written so far; a difference is progress.
+    pub(super) fn written(&self) -> u64 {
+        self.ws.as_ref().map_or(0, |ws| ws.get_ref().written())
+    }
+
+    /// Ready when the next [`send`](Self::send) would not pile up behind a blocked write.
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        match &mut self.ws {
+            Some(ws) => Pin::new(ws).poll_ready(cx).map_err(|_| Broken),
+            None => Poll::Ready(Err(Broken)),
+        }
+    }
+
+    /// Queues a message. Call only after [`poll_ready`](Self::poll_ready).
+    pub(super) fn send(&mut self, message: Message) -> Result<(), Broken> {
+        self.grown |= message.data().len() > LARGE;
+        let message = match message.kind() {
+            Kind::Binary => tungstenite::Message::Binary(message.into_data()),
+            Kind::Text => match message.into_data().try_into() {
+                Ok(text) => tungstenite::Message::Text(text),
+                Err(_) => return Err(Broken),
+            },
+        };
+        self.start_send(message)
+    }
+
+    /// Queues a ping.
+    pub(super) fn ping(&mut self, payload: Bytes) -> Result<(), Broken> {
+        self.start_send(tungstenite::Message::Ping(payload))
+    }
+
+    /// Queues the close frame.
+    pub(super) fn close(&mut self, close: &Close) -> Result<(), Broken> {
+        let frame = is_sendable(close.code).then(|| CloseFrame {
+            code: CloseCode::from(close.code),
+            reason: close.reason.as_ref().into(),
+        });
+        self.start_send(tungstenite::Message::Close(frame))
+    }
+
+    /// Writes what is queued.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if !self.dirty {
+            return Poll::Ready(Ok(()));
+        }
+        let Some(ws) = &mut self.ws else { return Poll::Ready(Err(Broken)) };
+        ready!(Pin::new(ws).poll_flush(cx)).map_err(|_| Broken)?;
+        self.dirty = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gives large buffers back while nothing is going on: all is flushed, the last read was pending,
+    /// and the bytes so far are whole messages, so the library's buffers are empty.
+    pub(super) fn shrink(&mut self) {
+        if !self.grown || self.dirty {
+            return;
+        }
+        if let Some(ws) = self.ws.take_if(|ws| ws.get_ref().is_between_messages()) {
+            self.ws = build(ws.into_inner(), self.config);
+            self.grown = false;
+        }
+    }
+
+    /// The stream below, for its end.
+    pub(super) fn io_mut(&mut self) -> Option<&mut S> {
+        self.ws.as_mut().map(|ws| ws.get_mut().io_mut())
+    }
+
+    fn start_send(&mut self, message: tungstenite::Message) -> Result<(), Broken> {
+        self.dirty = true;
+        match &mut self.ws {
+            Some(ws) => Pin::new(ws).start_send(message).map_err(|_| Broken),
+            None => Err(Broken),
+        }
+    }
+
+    fn received(&mut self, message: Message) -> Received {
+        self.grown |= message.data().len() > LARGE;
+        Received::Message(message)
+    }
+}
+
+/// The library's constructor is an async fn that never waits.
+fn build<S: AsyncRead + AsyncWrite + Unpin>(
+    wire: Wire<S>,
+    config: WebSocketConfig,
+) -> Option<WebSocketStream<Wire<S>>> {
+    WebSocketStream::from_raw_socket(wire, Role::Server, Some(config)).now_or_never()
+}
+
+fn classify(error: &Error, violation: Option<Violation>) -> Received {
+    match (violation, error) {
+        (Some(Violation::TooBig), _) => Received::Violation(Close::of(Cause::TooBig)),
+        (Some(_), _) => Received::Violation(Close::of(Cause::Protocol)),
+        (None, Error::Capacity(CapacityError::MessageTooLong { .. })) => {
+            Received::Violation(Close::of(Cause::TooBig))
+        }
+        (None, Error::Utf8(_)) => Received::Violation(Close::with_code(Cause::Protocol, 1007)),
+        (None, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Received::Gone,
+        (None, Error::Protocol(_) | Error::Capacity(_)) => {
+            Received::Violation(Close::of(Cause::Protocol))
+        }
+        (None, _) => Received::Gone,
+    }
+}

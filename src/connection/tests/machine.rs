@@ -1,0 +1,295 @@
+//! Inputs and the effects they have, phase by phase.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{heartbeat, route};
+use crate::close::{Cause, Close};
+use crate::config::{EventKind, OnFailure, Period, Route};
+use crate::connection::machine::{Dispatched, Effect, Effects, Input, Machine};
+use crate::event::{Action, Outcome, Refusal, State};
+use crate::message::Message;
+
+struct Scene {
+    machine: Machine,
+    now: Instant,
+}
+
+impl Scene {
+    fn new(edit: impl FnOnce(&mut Route)) -> Self {
+        let now = Instant::now();
+        let machine = Machine::new(route(edit), &heartbeat(), 0, None, None, now);
+        Self { machine, now }
+    }
+
+    fn open(edit: impl FnOnce(&mut Route)) -> Self {
+        let mut scene = Self::new(edit);
+        let mut effects = Effects::new();
+        scene.machine.open(scene.now, &mut effects);
+        assert!(effects.is_empty());
+        scene
+    }
+
+    fn on(&mut self, input: Input) -> Vec<Effect> {
+        let mut effects = Effects::new();
+        self.machine.on(input, self.now, &mut effects);
+        effects.into()
+    }
+
+    fn after(&mut self, time: Duration) -> Vec<Effect> {
+        self.now += time;
+        let mut effects = Effects::new();
+        self.machine.tick(self.now, &mut effects);
+        effects.into()
+    }
+
+    fn message(&mut self, text: &str) -> Vec<Effect> {
+        self.on(Input::Message(Message::text(text)))
+    }
+
+    fn outcome(&mut self, sequence: u64, outcome: Outcome) -> Vec<Effect> {
+        self.on(Input::Outcome { kind: EventKind::Message, sequence, outcome })
+    }
+
+    fn closed(&self) -> Option<(u16, Cause)> {
+        self.machine.closed().map(|close| (close.code, close.cause))
+    }
+}
+
+fn dispatched(sequence: u64, text: &str) -> Vec<Effect> {
+    vec![Effect::Dispatch { sequence, body: Dispatched::Message(Message::text(text)) }]
+}
+
+fn replied(text: &str) -> Outcome {
+    Outcome::Replied(vec![Action::Send(Message::text(text))])
+}
+
+fn sent(text: &str) -> Vec<Effect> {
+    vec![Effect::Send(Message::text(text))]
+}
+
+#[test]
+fn one_message_at_a_time_keeps_the_order() {
+    let mut scene = Scene::open(|_| {});
+    assert!(scene.machine.reads());
+    assert_eq!(scene.message("a"), dispatched(1, "a"));
+    assert!(!scene.machine.reads(), "the window is full");
+    assert!(scene.machine.is_busy());
+    assert_eq!(scene.outcome(1, replied("A")), sent("A"));
+    assert!(scene.machine.reads());
+    assert_eq!(scene.message("b"), dispatched(2, "b"));
+}
+
+#[test]
+fn a_wider_window_reads_on_until_it_is_full() {
+    let mut scene = Scene::open(|route| route.in_flight = 2);
+    scene.message("a");
+    assert!(scene.machine.reads());
+    scene.message("b");
+    assert!(!scene.machine.reads());
+    assert_eq!(scene.outcome(2, replied("B")), sent("B"), "replies come as they come");
+    assert!(scene.machine.reads());
+}
+
+#[test]
+fn connected_comes_before_the_first_message() {
+    let mut scene =
+        Scene::new(|route| route.events = vec![EventKind::Connected, EventKind::Message]);
+    let mut effects = Effects::new();
+    scene.machine.open(scene.now, &mut effects);
+    assert_eq!(effects, [Effect::Dispatch { sequence: 1, body: Dispatched::Connected }]);
+    assert!(!scene.machine.reads());
+    let answered =
+        Input::Outcome { kind: EventKind::Connected, sequence: 1, outcome: Outcome::Unknown };
+    assert_eq!(scene.on(answered), [], "its outcome is nobody's business");
+    assert!(scene.machine.reads());
+    assert_eq!(scene.message("a"), dispatched(2, "a"));
+}
+
+#[test]
+fn messages_that_no_backend_wants_end_here() {
+    let mut scene = Scene::open(|route| route.events = vec![EventKind::Disconnected]);
+    assert_eq!(scene.message("a"), []);
+    assert!(scene.machine.reads());
+}
+
+#[test]
+fn actions_apply_in_order_and_nothing_follows_a_close() {
+    let mut scene = Scene::open(|_| {});
+    scene.message("a");
+    let close = Close::said(Cause::BackendClosed, 4000, "bye");
+    let state = State::new("s1").unwrap();
+    let effects = scene.outcome(
+        1,
+        Outcome::Replied(vec![
+            Action::Send(Message::text("last")),
+            Action::State(state.clone()),
+            Action::Close(close.clone()),
+            Action::Send(Message::text("never")),
+        ]),
+    );
+    let expected = [Effect::Send(Message::text("last")), Effect::SendClose(close)];
+    assert_eq!(effects, expected);
+    assert_eq!(scene.machine.state(), state.as_ref());
+    assert_eq!(scene.message("ignored"), [], "after our close frame nothing is taken");
+    assert_eq!(scene.on(Input::PeerClosed(Some((4000, String::new())))), [Effect::Finish]);
+    assert_eq!(scene.closed(), Some((4000, Cause::BackendClosed)));
+}
+
+#[test]
+fn each_failed_outcome_has_its_close() {
+    let refusal = |message| Outcome::Refused(Refusal { status: 422, message });
+    for (outcome, cause) in [
+        (refusal(None), Cause::BackendFailed),
+        (Outcome::Unknown, Cause::BackendFailed),
+        (Outcome::Unavailable, Cause::BackendUnavailable),
+        (Outcome::Overloaded, Cause::BackendUnavailable),
+    ] {
+        let mut scene = Scene::open(|_| {});
+        scene.message("a");
+        let effects = scene.outcome(1, outcome.clone());
+        assert_eq!(effects, [Effect::SendClose(Close::of(cause))], "{outcome:?}");
+    }
+    let mut scene = Scene::open(|_| {});
+    scene.message("a");
+    let shown = refusal(Some(Message::text("no such room")));
+    assert_eq!(scene.outcome(1, shown), sent("no such room"));
+    assert!(scene.machine.reads(), "an answer to the client is no reason to close");
+}
+
+#[test]
+fn a_route_may_answer_failures_with_a_message_or_nothing() {
+    let template = r#"{"error":"{outcome}","message":{sequence}}"#;
+    let mut scene = Scene::open(|route| route.on_failure = OnFailure::Message(template.into()));
+    scene.message("a");
+    assert_eq!(scene.outcome(1, Outcome::Unknown), sent(r#"{"error":"unknown","message":1}"#));
+    let mut scene = Scene::open(|route| route.on_failure = OnFailure::Nothing);
+    scene.message("a");
+    assert_eq!(scene.outcome(1, Outcome::Unavailable), []);
+    assert!(scene.machine.reads());
+}
+
+#[test]
+fn the_end_has_one_cause() {
+    let vanished = (1006, Cause::Vanished);
+    for (input, last, closed) in [
+        (Input::PeerGone, Effect::Abort, vanished),
+        (Input::PeerClosed(None), Effect::Finish, (1005, Cause::Client)),
+        (Input::PeerClosed(Some((3001, "x".into()))), Effect::Finish, (3001, Cause::Client)),
+        (Input::WriteStalled, Effect::Abort, (4508, Cause::WriteTimeout)),
+    ] {
+        let mut scene = Scene::open(|_| {});
+        assert_eq!(scene.on(input), [last]);
+        assert_eq!(scene.closed(), Some(closed));
+        assert_eq!(scene.on(Input::PeerGone), [], "the first cause stands");
+        assert_eq!(scene.closed(), Some(closed));
+        assert_eq!(scene.machine.due(), None);
+    }
+}
+
+#[test]
+fn a_violation_is_named_and_not_argued_about() {
+    for (close, name) in [
+        (Close::of(Cause::Protocol), "protocol"),
+        (Close::with_code(Cause::Protocol, 1007), "protocol"),
+        (Close::of(Cause::TooBig), "too-big"),
+    ] {
+        let mut scene = Scene::open(|_| {});
+        let effects = scene.on(Input::Violation(close.clone()));
+        assert_eq!(effects, [Effect::SendClose(close.clone()), Effect::Finish]);
+        assert_eq!(scene.closed(), Some((close.code, close.cause)));
+        assert_eq!(close.cause.as_str(), name);
+    }
+}
+
+#[test]
+fn a_drain_waits_for_the_answer() {
+    let drain = || Input::Part(Close::of(Cause::Drain));
+    let mut idle = Scene::open(|_| {});
+    assert_eq!(idle.on(drain()), [Effect::SendClose(Close::of(Cause::Drain))]);
+
+    let mut busy = Scene::open(|_| {});
+    busy.message("a");
+    assert_eq!(busy.on(drain()), []);
+    assert!(!busy.machine.reads(), "no further message is begun");
+    let effects = busy.outcome(1, replied("A"));
+    let expected = [Effect::Send(Message::text("A")), Effect::SendClose(Close::of(Cause::Drain))];
+    assert_eq!(effects, expected);
+}
+
+#[test]
+fn a_peer_that_does_not_answer_the_close_is_dropped() {
+    let mut scene = Scene::open(|_| {});
+    scene.on(Input::Part(Close::of(Cause::Drain)));
+    assert_eq!(scene.machine.due(), Some(scene.now + Duration::from_secs(5)));
+    assert_eq!(scene.after(Duration::from_secs(4)), []);
+    assert_eq!(scene.after(Duration::from_secs(1)), [Effect::Abort]);
+    assert_eq!(scene.closed(), Some((1012, Cause::Drain)));
+}
+
+#[test]
+fn silence_ends_with_a_ping_and_a_deadline() {
+    let mut scene = Scene::open(|_| {});
+    let due = scene.machine.due().unwrap();
+    let effects = scene.after(due - scene.now);
+    assert!(matches!(effects.as_slice(), [Effect::Ping(_)]));
+    let due = scene.machine.due().unwrap();
+    assert_eq!(due - scene.now, Duration::from_secs(10));
+    let effects = scene.after(Duration::from_secs(10));
+    assert_eq!(effects, [Effect::SendClose(Close::of(Cause::PongTimeout)), Effect::Abort]);
+    assert_eq!(scene.closed(), Some((4408, Cause::PongTimeout)));
+}
+
+#[test]
+fn while_the_backend_works_silence_is_nobodys_fault() {
+    let mut scene = Scene::open(|_| {});
+    scene.message("a");
+    assert_eq!(scene.machine.due(), None);
+    assert_eq!(scene.after(Duration::from_secs(600)), []);
+    scene.outcome(1, replied("A"));
+    assert!(scene.machine.due().unwrap() > scene.now + Duration::from_secs(20));
+}
+
+#[test]
+fn the_token_ends_the_connection() {
+    let now = Instant::now();
+    let expires = now + Duration::from_secs(3);
+    let mut machine = Machine::new(route(|_| {}), &heartbeat(), 0, None, Some(expires), now);
+    assert_eq!(machine.due(), Some(expires));
+    let mut effects = Effects::new();
+    machine.tick(expires, &mut effects);
+    assert_eq!(effects, [Effect::SendClose(Close::of(Cause::TokenExpired))]);
+}
+
+#[test]
+fn an_old_connection_parts_when_it_is_idle() {
+    let now = Instant::now();
+    let mut settings = heartbeat();
+    settings.max_age = Some(Period::secs(60));
+    let mut machine = Machine::new(route(|_| {}), &settings, 0, None, None, now);
+    let mut effects = Effects::new();
+    machine.on(Input::Message(Message::binary(Bytes::new())), now, &mut effects);
+    effects.clear();
+    let later = now + Duration::from_secs(60);
+    machine.tick(later, &mut effects);
+    assert!(effects.is_empty() && machine.due().is_none_or(|due| due > later));
+    let outcome = Input::Outcome {
+        kind: EventKind::Message,
+        sequence: 1,
+        outcome: Outcome::Replied(Vec::new()),
+    };
+    machine.on(outcome, later, &mut effects);
+    assert_eq!(effects, [Effect::SendClose(Close::of(Cause::MaxAge))]);
+}
+
+#[test]
+fn a_panic_costs_its_own_connection_only() {
+    let mut scene = Scene::open(|_| {});
+    scene.message("a");
+    let effects = scene.on(Input::Panicked);
+    assert_eq!(effects, [Effect::SendClose(Close::of(Cause::Panic)), Effect::Finish]);
+    assert_eq!(scene.closed(), Some((1011, Cause::Panic)));
+    assert!(!scene.machine.is_busy());
+}

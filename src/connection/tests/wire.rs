@@ -1,0 +1,304 @@
+//! A connection in memory: real frames in, real frames out.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::time::{Instant, timeout};
+
+use super::{heartbeat, route};
+use crate::close::Cause;
+use crate::config::Route;
+use crate::connection::{Accepted, run};
+use crate::event::{Peer, Trace};
+use crate::hub::{Handle, Table};
+use crate::id::{ConnectionId, NodeId};
+use crate::limits::Permits;
+use crate::metrics::Metrics;
+use crate::relay::{Hold, Relay};
+
+const FIN: u8 = 0x80;
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+
+struct Client {
+    io: DuplexStream,
+    handle: Handle,
+    table: Table,
+}
+
+impl Client {
+    /// A client of an echo route.
+    fn connect(edit: impl FnOnce(&mut Route)) -> Self {
+        let (io, theirs) = duplex(256 * 1024);
+        let table = Table::new();
+        let accepted = accepted(route(edit), &table);
+        let handle = table.handles().pop().unwrap();
+        #[expect(clippy::disallowed_methods, reason = "the test waits for the stream's end")]
+        tokio::spawn(run(theirs, accepted));
+        Self { io, handle, table }
+    }
+
+    async fn frame(&mut self, flags: u8, payload: &[u8]) {
+        self.io.write_all(&frame(flags, payload)).await.unwrap();
+    }
+
+    /// The next frame: opcode with FIN, and payload. A server's frames are never masked.
+    async fn next(&mut self) -> Option<(u8, Vec<u8>)> {
+        let mut head = [0; 2];
+        let read = timeout(Duration::from_secs(60), self.io.read_exact(&mut head)).await.unwrap();
+        read.ok()?;
+        assert_eq!(head[1] & 0x80, 0, "a server's frame is not masked");
+        let len = match head[1] {
+            126 => u64::from(self.io.read_u16().await.unwrap()),
+            127 => self.io.read_u64().await.unwrap(),
+            n => u64::from(n),
+        };
+        let mut payload = vec![0; len as usize];
+        self.io.read_exact(&mut payload).await.unwrap();
+        Some((head[0], payload))
+    }
+
+    async fn expect(&mut self, flags: u8, payload: &[u8]) {
+        let (got, bytes) = self.next().await.expect("a frame");
+        assert_eq!((got, bytes.as_slice()), (flags, payload));
+    }
+
+    /// The close frame's code and reason, and then the end of the stream.
+    async fn closed(mut self) -> (u16, String) {
+        let (flags, payload) = self.next().await.expect("a close frame");
+        assert_eq!(flags, FIN | CLOSE, "{payload:?}");
+        assert_eq!(self.next().await, None, "nothing comes after a close frame");
+        let code = u16::from_be_bytes([payload[0], payload[1]]);
+        (code, String::from_utf8(payload[2..].to_vec()).unwrap())
+    }
+}
+
+fn accepted(route: Arc<Route>, table: &Table) -> Accepted {
+    let id = ConnectionId::random(NodeId::random());
+    let relay = Relay::new(&route, None, &Hold::new(0), &Metrics::new()).unwrap();
+    let (registered, mailbox) = table.register(id);
+    Accepted {
+        peer: Arc::new(Peer {
+            id,
+            route,
+            user: None,
+            path: "/ws".into(),
+            params: Box::default(),
+            remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+            subprotocol: None,
+            since: SystemTime::now(),
+        }),
+        relay,
+        trace: Trace::start(),
+        sequence: 0,
+        state: None,
+        expires: None,
+        heartbeat: heartbeat(),
+        read_buffer: 1024,
+        mailbox,
+        registered,
+        permit: Permits::new(1).take().unwrap(),
+    }
+}
+
+fn frame(flags: u8, payload: &[u8]) -> Vec<u8> {
+    const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
+    let mut bytes = vec![flags];
+    match payload.len() {
+        n @ 0..=125 => bytes.push(0x80 | n as u8),
+        n @ 126..=65_535 => {
+            bytes.push(0xfe);
+            bytes.extend((n as u16).to_be_bytes());
+        }
+        n => {
+            bytes.push(0xff);
+            bytes.extend((n as u64).to_be_bytes());
+        }
+    }
+    bytes.extend(MASK);
+    bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes
+}
+
+#[tokio::test]
+async fn messages_come_back_as_they_were() {
+    let mut client = Client::connect(|_| {});
+    client.frame(FIN | TEXT, "grüße".as_bytes()).await;
+    client.expect(FIN | TEXT, "grüße".as_bytes()).await;
+    client.frame(FIN | BINARY, &[0, 0xff]).await;
+    client.expect(FIN | BINARY, &[0, 0xff]).await;
+    client.frame(FIN | TEXT, b"").await;
+    client.expect(FIN | TEXT, b"").await;
+    let large = vec![b'x'; 65_536];
+    client.frame(FIN | BINARY, &large).await;
+    client.expect(FIN | BINARY, &large).await;
+    client.frame(FIN | TEXT, b"small again, after the buffers were given back").await;
+    client.expect(FIN | TEXT, b"small again, after the buffers were given back").await;
+}
+
+#[tokio::test]
+async fn fragments_are_one_message_and_pings_pass_between_them() {
+    let mut client = Client::connect(|_| {});
+    client.frame(TEXT, &"ü".as_bytes()[..1]).await;
+    client.frame(FIN | PING, b"there?").await;
+    client.expect(FIN | PONG, b"there?").await;
+    client.frame(0, &"ü".as_bytes()[1..]).await;
+    client.frame(FIN, b"!").await;
+    client.expect(FIN | TEXT, "ü!".as_bytes()).await;
+}
+
+#[tokio::test]
+async fn a_hundred_messages_in_one_write_are_answered_in_order() {
+    let mut client = Client::connect(|_| {});
+    let all: Vec<u8> =
+        (0..100).flat_map(|n| frame(FIN | TEXT, format!("message {n}").as_bytes())).collect();
+    client.io.write_all(&all).await.unwrap();
+    for n in 0..100 {
+        client.expect(FIN | TEXT, format!("message {n}").as_bytes()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_close_is_answered_with_its_own_code() {
+    let mut client = Client::connect(|_| {});
+    client.frame(FIN | CLOSE, &[0x0b, 0xb9, b'b', b'y', b'e']).await;
+    assert_eq!(client.closed().await, (3001, "bye".to_owned()));
+}
+
+#[tokio::test]
+async fn bytes_after_the_close_are_ignored() {
+    let mut client = Client::connect(|_| {});
+    let bytes = [frame(FIN | CLOSE, &[0x03, 0xe8]), frame(FIN | TEXT, b"late")].concat();
+    client.io.write_all(&bytes).await.unwrap();
+    assert_eq!(client.closed().await.0, 1000);
+}
+
+#[tokio::test]
+async fn each_offence_is_closed_with_its_code() {
+    let announced = |n: u64| {
+        let mut bytes = vec![FIN | BINARY, 0xff];
+        bytes.extend(n.to_be_bytes());
+        bytes
+    };
+    let offences: Vec<(&str, Vec<u8>, u16)> = vec![
+        ("unmasked", vec![FIN | TEXT, 0x01, b'x'], 1002),
+        ("reserved bit", vec![0xc1, 0x80, 0, 0, 0, 0], 1002),
+        ("opcode 3", vec![0x83, 0x80, 0, 0, 0, 0], 1002),
+        ("opcode 11", vec![0x8b, 0x80, 0, 0, 0, 0], 1002),
+        ("long ping", vec![FIN | PING, 0xfe, 0, 126], 1002),
+        ("ping in fragments", vec![PING, 0x80, 0, 0, 0, 0], 1002),
+        ("continuation of nothing", frame(FIN, b"x"), 1002),
+        ("message in a message", [frame(TEXT, b"a"), frame(FIN | TEXT, b"b")].concat(), 1002),
+        ("length not minimal", vec![FIN | TEXT, 0xfe, 0, 5], 1002),
+        ("top bit of the length", announced(0x8000_0000_0000_0001), 1002),
+        ("2^62 bytes announced", announced(1 << 62), 1009),
+        ("one byte too many", announced(65_537), 1009),
+        (
+            "too big in fragments",
+            {
+                let half = vec![b'x'; 40_000];
+                [frame(BINARY, &half), frame(FIN, &half)].concat()
+            },
+            1009,
+        ),
+        ("bad UTF-8", frame(FIN | TEXT, &[0xce, 0xba, 0xed, 0xa0, 0x80]), 1007),
+        (
+            "bad UTF-8 in the second fragment",
+            { [frame(TEXT, b"ok"), frame(FIN, &[0xff])].concat() },
+            1007,
+        ),
+        ("cut UTF-8", frame(FIN | TEXT, &[0xce]), 1007),
+        ("close of one byte", frame(FIN | CLOSE, &[3]), 1002),
+        ("close 999", frame(FIN | CLOSE, &999u16.to_be_bytes()), 1002),
+        ("close 1004", frame(FIN | CLOSE, &1004u16.to_be_bytes()), 1002),
+        ("close 1005", frame(FIN | CLOSE, &1005u16.to_be_bytes()), 1002),
+        ("close 1006", frame(FIN | CLOSE, &1006u16.to_be_bytes()), 1002),
+        ("close 1015", frame(FIN | CLOSE, &1015u16.to_be_bytes()), 1002),
+        ("close 2999", frame(FIN | CLOSE, &2999u16.to_be_bytes()), 1002),
+        ("close with bad UTF-8", frame(FIN | CLOSE, &[3, 0xe8, 0xff]), 1007),
+    ];
+    for (name, bytes, code) in offences {
+        let mut client = Client::connect(|_| {});
+        client.io.write_all(&bytes).await.unwrap();
+        assert_eq!(client.closed().await.0, code, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn good_messages_before_an_offence_are_still_answered() {
+    let mut client = Client::connect(|_| {});
+    let bytes = [frame(FIN | TEXT, b"good"), vec![0x83, 0x80]].concat();
+    client.io.write_all(&bytes).await.unwrap();
+    client.expect(FIN | TEXT, b"good").await;
+    assert_eq!(client.closed().await.0, 1002);
+}
+
+#[tokio::test]
+async fn a_drained_client_is_told_to_come_back() {
+    let client = Client::connect(|_| {});
+    client.handle.part(crate::close::Close::of(Cause::Drain));
+    let mut client = client;
+    client.expect(FIN | CLOSE, &[&1012u16.to_be_bytes()[..], b"drain"].concat()).await;
+    client.frame(FIN | CLOSE, &1012u16.to_be_bytes()).await;
+    assert_eq!(client.next().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_pinged_and_closed() {
+    let mut client = Client::connect(|_| {});
+    let start = Instant::now();
+    let (flags, payload) = client.next().await.unwrap();
+    assert_eq!(flags, FIN | PING);
+    let quiet = start.elapsed();
+    assert!(
+        (Duration::from_millis(22_400)..=Duration::from_secs(26)).contains(&quiet),
+        "{quiet:?}"
+    );
+    client.frame(FIN | PONG, &payload).await;
+    let (flags, _) = client.next().await.unwrap();
+    assert_eq!(flags, FIN | PING, "a pong is a sign of life");
+    assert_eq!(client.closed().await, (4408, "pong-timeout".to_owned()));
+    assert!(start.elapsed() < Duration::from_secs(65));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_reads_is_given_up() {
+    let mut client = Client::connect(|_| {});
+    let table = client.table.clone();
+    let message = frame(FIN | BINARY, &[7; 60_000]);
+    let start = Instant::now();
+    while timeout(Duration::from_secs(1), client.io.write_all(&message)).await.is_ok() {}
+    while !table.is_empty() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_vanished_client_leaves_nothing_behind() {
+    let client = Client::connect(|_| {});
+    let table = client.table.clone();
+    drop(client);
+    timeout(Duration::from_secs(10), async {
+        while !table.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[test]
+fn an_idle_connection_is_small() {
+    type Io = hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>;
+    fn size<F: Future>(_: impl FnOnce(Io, Accepted) -> F) -> usize {
+        size_of::<F>()
+    }
+    let size = size(run::<Io>);
+    assert!(size <= 1536, "{size} bytes for each idle connection");
+}

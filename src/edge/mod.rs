@@ -1,0 +1,192 @@
+//! The public door: TCP, TLS and HTTP, up to the request that the handshake answers.
+//!
+//! Every stage has a deadline, and a client that is not let in holds nothing but its own task.
+
+mod head;
+mod listener;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::config::Limits;
+use crate::handshake::{Caller, Doorkeeper};
+use crate::limits::{Permit, Permits};
+use crate::metrics::Metrics;
+use crate::task::Tasks;
+use crate::tls::Acceptor;
+
+use head::Head;
+
+pub use listener::listen;
+
+/// What every client of the public door meets. One for the node.
+#[derive(Debug)]
+pub struct Edge {
+    /// Who answers opening handshakes.
+    pub doorkeeper: Doorkeeper,
+    /// Places for open connections.
+    pub places: Permits,
+    /// A few more places, so that who finds no place can still be told so.
+    pub waiting: Permits,
+    /// Bounds of the time and size of what comes before the handshake.
+    pub limits: Limits,
+    /// Whether the console page is served.
+    pub console: bool,
+    /// Where results are counted.
+    pub metrics: Metrics,
+    /// Where the tasks of clients run that are not let in yet.
+    pub tasks: Tasks,
+}
+
+/// What the operator's listener section asks for.
+#[derive(Debug, Clone)]
+pub enum Transport {
+    /// `wss`.
+    Tls(Acceptor),
+    /// `ws`.
+    Plain,
+}
+
+/// Above TLS, which has a read buffer of its own.
+const READ_BUFFER_TLS: usize = 1024;
+const READ_BUFFER_PLAIN: usize = 4096;
+/// hyper's own least; the head's limit is set apart.
+const HTTP_BUFFER: usize = 8192;
+
+const CONSOLE: &str = include_str!("console.html");
+const CONSOLE_PATH: &str = "/_moorline/";
+const CONSOLE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
+    script-src 'unsafe-inline'; connect-src 'self' ws: wss:; base-uri 'none'; \
+    frame-ancestors 'none'; form-action 'none'";
+
+impl Edge {
+    /// Serves the clients of one listener until the node stops.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, transport: Transport) {
+        loop {
+            let accepted = tokio::select! {
+                () = self.tasks.stopping() => return,
+                accepted = listener::accept(&listener, self.metrics.accept_errors()) => accepted,
+            };
+            let (tcp, remote) = accepted;
+            let permit = self.places.take();
+            // Over every bound: nothing is left but to end the stream.
+            let waiting = match &permit {
+                Some(_) => None,
+                None => match self.waiting.take() {
+                    Some(place) => Some(place),
+                    None => continue,
+                },
+            };
+            let (edge, transport) = (Arc::clone(&self), transport.clone());
+            self.tasks.spawn("client", async move {
+                edge.client(tcp, remote, transport, permit).await;
+                drop(waiting);
+            });
+        }
+    }
+
+    async fn client(
+        &self,
+        tcp: TcpStream,
+        remote: SocketAddr,
+        transport: Transport,
+        permit: Option<Permit>,
+    ) {
+        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+        match transport {
+            Transport::Plain => {
+                let read_buffer = READ_BUFFER_PLAIN;
+                let caller = Caller { remote, certificate: None, read_buffer, permit };
+                self.http(tcp, caller).await;
+            }
+            Transport::Tls(acceptor) => {
+                let accepting = acceptor.accept(tcp, self.limits.tls_timeout.get());
+                match Box::pin(accepting).await {
+                    Ok(tls) => {
+                        self.metrics.tls_handshake("ok");
+                        let certificate = crate::tls::peer_certificate(&tls);
+                        let read_buffer = READ_BUFFER_TLS;
+                        let caller = Caller { remote, certificate, read_buffer, permit };
+                        self.http(tls, caller).await;
+                    }
+                    Err(error) => {
+                        self.metrics.tls_handshake(error.reason());
+                        tracing::debug!(%remote, %error, "TLS handshake failed");
+                    }
+                }
+            }
+        }
+    }
+
+    /// HTTP/1.1 until an upgrade, an error, or the stop of the node. TLS agreed on nothing else.
+    async fn http<S>(&self, io: S, caller: Caller)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let head_timeout = self.limits.head_timeout.get();
+        let (io, head) = Head::new(io, head_timeout);
+        let remote = caller.remote;
+        // A handshake's answer, yes or no, is the last on its stream, so one caller is enough.
+        let caller = Mutex::new(Some(caller));
+        let service = service_fn(|request: Request<Incoming>| {
+            head.set();
+            let caller = match self.is_console(&request) {
+                true => None,
+                false => caller.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            };
+            async move {
+                Ok::<_, Infallible>(match caller {
+                    Some(caller) => Box::pin(self.doorkeeper.answer(request, caller)).await,
+                    None => console_page(),
+                })
+            }
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(head_timeout)
+                .max_header_size(self.limits.max_head.bytes())
+                .max_headers(self.limits.max_headers)
+                .max_buf_size(self.limits.max_head.bytes().max(HTTP_BUFFER))
+                .serve_connection(TokioIo::new(io), service)
+                .with_upgrades()
+        );
+        let served = tokio::select! {
+            served = connection.as_mut() => served,
+            () = self.tasks.stopping() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = served {
+            tracing::debug!(%remote, %error, "HTTP connection failed");
+        }
+    }
+
+    fn is_console<B>(&self, request: &Request<B>) -> bool {
+        self.console && request.method() == Method::GET && request.uri().path() == CONSOLE_PATH
+    }
+}
+
+/// The WebSocket console: one page, nothing to load beside it.
+fn console_page() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(CONSOLE.as_bytes())));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONSOLE_POLICY));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,251 @@
+//! Who the client is: by its token or certificate, and by what the backend says to the connect event.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request};
+
+use super::refusal::Refusal;
+use super::request::Opening;
+use super::{Caller, Door, Gate, trace_of};
+use crate::auth::{self, Denied};
+use crate::config::{EventKind, JwtSources};
+use crate::event::{Event, EventBody, Grant, Offer, Outcome, Params, Peer, State, Trace};
+use crate::id::{ConnectionId, UserId};
+
+/// A client that may come in.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) user: Option<UserId>,
+    /// When its token ends.
+    pub(super) expires: Option<SystemTime>,
+    /// The selected subprotocol.
+    pub(super) subprotocol: Option<String>,
+    /// The backend's state.
+    pub(super) state: Option<State>,
+    /// The backend's headers for the 101.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    /// The number of the last event: 1 after a connect event.
+    pub(super) sequence: u64,
+    pub(super) trace: Trace,
+}
+
+/// What the client showed of itself.
+#[derive(Debug, Default)]
+struct Shown {
+    user: Option<UserId>,
+    expires: Option<SystemTime>,
+    claims: serde_json::Map<String, serde_json::Value>,
+    /// The query without a token.
+    query: String,
+    /// The offered subprotocols without a token.
+    subprotocols: Vec<String>,
+}
+
+/// Subprotocols with a meaning of their own are only selected where a route lists them.
+const RESERVED: &[&str] = &[
+    "json.webpubsub.azure.v1",
+    "json.reliable.webpubsub.azure.v1",
+    "protobuf.webpubsub.azure.v1",
+    "protobuf.reliable.webpubsub.azure.v1",
+];
+
+/// Finds out who the client is, and asks the backend where the route says so.
+pub(super) async fn admit<B>(
+    door: &Door,
+    request: &Request<B>,
+    caller: &Caller,
+    id: ConnectionId,
+    params: &Params,
+    opening: &Opening,
+) -> Result<Admitted, Refusal> {
+    let shown = show(door, request, caller, opening).await?;
+    let trace = trace_of(request);
+    let mut admitted = Admitted {
+        user: shown.user.clone(),
+        expires: shown.expires,
+        subprotocol: select(&door.route.subprotocols, &shown.subprotocols),
+        state: None,
+        headers: Vec::new(),
+        sequence: 0,
+        trace,
+    };
+    if door.route.wants(EventKind::Connect) {
+        let offered = shown.subprotocols.clone();
+        let event = connect_event(door, request, caller, id, params, shown, trace);
+        let grant = ask(door, event).await?;
+        if let Some(subprotocol) = grant.subprotocol {
+            // RFC 6455 section 4.2.2: only what was offered.
+            if !offered.contains(&subprotocol) {
+                tracing::warn!(connection = %id, "backend chose a subprotocol that was not offered");
+                return Err(Refusal::Backend(502, Bytes::new()));
+            }
+            admitted.subprotocol = Some(subprotocol);
+        }
+        admitted.user = grant.user.or(admitted.user);
+        admitted.state = grant.state;
+        admitted.headers = grant.headers;
+        admitted.sequence = 1;
+    }
+    Ok(admitted)
+}
+
+async fn show<B>(
+    door: &Door,
+    request: &Request<B>,
+    caller: &Caller,
+    opening: &Opening,
+) -> Result<Shown, Refusal> {
+    let query = request.uri().query().unwrap_or_default();
+    let plain = |user| Shown {
+        user,
+        query: query.to_owned(),
+        subprotocols: opening.subprotocols.clone(),
+        ..Shown::default()
+    };
+    match &door.gate {
+        Gate::Connect | Gate::Open => Ok(plain(None)),
+        Gate::Certificate => {
+            let certificate = caller.certificate.as_ref().ok_or(Refusal::NoCertificate)?;
+            let user = auth::certificate_user(certificate).map_err(|_| Refusal::NoCertificate)?;
+            Ok(plain(Some(user)))
+        }
+        Gate::Jwt { verifier, sources } => {
+            let presented = auth::find(request.headers(), query, sources).map_err(|error| {
+                Refusal::BadCredentials(match error {
+                    auth::TokenError::Twice => "more than one token",
+                    _ => "the token is malformed",
+                })
+            })?;
+            let rest = Shown {
+                query: presented.query,
+                subprotocols: presented.subprotocols,
+                ..Shown::default()
+            };
+            let Some(token) = presented.token else {
+                return if door.route.anonymous { Ok(rest) } else { Err(Refusal::NoToken) };
+            };
+            let identity = verifier.verify(&token).await.map_err(|denied| match denied {
+                Denied::Invalid(why) => Refusal::BadToken(why),
+                Denied::Unavailable => Refusal::NoKeys,
+            })?;
+            Ok(Shown {
+                user: Some(identity.user),
+                expires: Some(identity.expires_at),
+                claims: identity.claims,
+                ..rest
+            })
+        }
+    }
+}
+
+/// The subprotocol to select: the route's best that was offered; where a route lists none, the first
+/// offer, because its messages pass as they are.
+fn select(listed: &[String], offered: &[String]) -> Option<String> {
+    let fits = |name: &&String| offered.contains(name);
+    match listed {
+        [] => offered.iter().find(|name| !RESERVED.contains(&name.as_str())).cloned(),
+        listed => listed.iter().find(fits).cloned(),
+    }
+}
+
+fn connect_event<B>(
+    door: &Door,
+    request: &Request<B>,
+    caller: &Caller,
+    id: ConnectionId,
+    params: &Params,
+    shown: Shown,
+    trace: Trace,
+) -> Event {
+    let offer = Offer {
+        query: shown.query,
+        params: params.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+        headers: forwarded(door, request),
+        claims: shown.claims,
+        subprotocols: shown.subprotocols,
+        certificate: caller.certificate.clone(),
+        remote_address: caller.remote.to_string(),
+    };
+    let now = SystemTime::now();
+    Event {
+        peer: Arc::new(Peer {
+            id,
+            route: Arc::clone(&door.route),
+            user: shown.user,
+            path: request.uri().path().into(),
+            params: params.clone(),
+            remote: caller.remote,
+            subprotocol: None,
+            since: now,
+        }),
+        sequence: 1,
+        time: now,
+        state: None,
+        trace,
+        body: EventBody::Connect(Box::new(offer)),
+    }
+}
+
+/// The request headers that the route passes on. A token's own place is only among them when the
+/// operator named it.
+fn forwarded<B>(door: &Door, request: &Request<B>) -> BTreeMap<String, Vec<String>> {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    door.route
+        .forward_headers
+        .iter()
+        .map(|name| {
+            let values = request.headers().get_all(name.as_str()).iter().map(text).collect();
+            (name.to_ascii_lowercase(), values)
+        })
+        .filter(|(_, values): &(String, Vec<String>)| !values.is_empty())
+        .collect()
+}
+
+async fn ask(door: &Door, event: Event) -> Result<Grant, Refusal> {
+    match door.relay.request(event).await {
+        Outcome::Accepted(grant) => Ok(*grant),
+        Outcome::Replied(_) => Ok(Grant::default()),
+        Outcome::Refused(refusal) => {
+            let body = refusal.message.map(|message| message.into_data()).unwrap_or_default();
+            Err(Refusal::Backend(refusal.status, body))
+        }
+        Outcome::Unavailable | Outcome::Overloaded => Err(Refusal::BackendUnavailable),
+        Outcome::Unknown => Err(Refusal::BackendTimeout),
+    }
+}
+
+/// What a browser needs to see selected even when it is refused by a close frame: one of its offers
+/// that is not a token.
+pub(super) fn selected_for_refusal(door: &Door, opening: &Opening) -> Option<String> {
+    let prefix = match &door.gate {
+        Gate::Jwt { sources: JwtSources { subprotocol: Some(prefix), .. }, .. } => prefix.as_str(),
+        _ => "",
+    };
+    let is_token = |name: &String| !prefix.is_empty() && name.starts_with(prefix);
+    let offered: Vec<String> =
+        opening.subprotocols.iter().filter(|name| !is_token(name)).cloned().collect();
+    select(&door.route.subprotocols, &offered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(list: &[&str]) -> Vec<String> {
+        list.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_subprotocol_is_selected_only_when_it_was_offered() {
+        assert_eq!(select(&[], &[]), None);
+        assert_eq!(select(&[], &names(&["chat", "x"])).as_deref(), Some("chat"));
+        assert_eq!(select(&names(&["a", "b"]), &names(&["b", "a"])).as_deref(), Some("a"));
+        assert_eq!(select(&names(&["a"]), &names(&["b"])), None);
+        let structured = names(&["json.webpubsub.azure.v1", "chat"]);
+        assert_eq!(select(&[], &structured).as_deref(), Some("chat"));
+        assert_eq!(select(&structured, &structured).as_deref(), Some("json.webpubsub.azure.v1"));
+    }
+}

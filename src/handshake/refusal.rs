@@ -1,0 +1,212 @@
+//! Why a handshake is refused, and the one place that chooses its HTTP status.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER,
+    SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+
+use crate::id::ConnectionId;
+
+/// Why a handshake is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The request is not a well-formed opening handshake; what is wrong with it.
+    BadRequest(&'static str),
+    /// No credentials (RFC 6750 section 3.1: no error word then).
+    NoToken,
+    /// A token that is no good, and the closed word for why.
+    BadToken(&'static str),
+    /// Credentials in two places or malformed (RFC 6750 section 3.1).
+    BadCredentials(&'static str),
+    /// A route for certificates, and none was shown.
+    NoCertificate,
+    /// A web page that may not come in.
+    Origin,
+    /// No route has this path.
+    NotFound,
+    /// Not a GET.
+    Method,
+    /// An opening handshake has no body.
+    Body,
+    /// Not an upgrade to WebSocket.
+    NotUpgrade,
+    /// Not version 13 of the protocol.
+    Version,
+    /// Not HTTP/1.1.
+    HttpVersion,
+    /// The backend said no: its status and what the client may see.
+    Backend(u16, Bytes),
+    /// No backend to ask.
+    BackendUnavailable,
+    /// The backend did not answer in time.
+    BackendTimeout,
+    /// The token cannot be checked now: no keys.
+    NoKeys,
+    /// No place for another connection.
+    Full,
+    /// The node is shutting down.
+    Draining,
+}
+
+impl Refusal {
+    /// The closed word for metrics, logs and bodies.
+    pub(super) fn result(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_) => "bad-request",
+            Self::NoToken => "no-token",
+            Self::BadToken(_) => "bad-token",
+            Self::BadCredentials(_) => "bad-credentials",
+            Self::NoCertificate => "no-certificate",
+            Self::Origin => "origin",
+            Self::NotFound => "not-found",
+            Self::Method => "method",
+            Self::Body => "body",
+            Self::NotUpgrade => "not-upgrade",
+            Self::Version => "version",
+            Self::HttpVersion => "http-version",
+            Self::Backend(..) => "backend-refused",
+            Self::BackendUnavailable => "backend-unavailable",
+            Self::BackendTimeout => "backend-timeout",
+            Self::NoKeys => "no-keys",
+            Self::Full => "full",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// What is wrong, for people. Never holds anything the client sent.
+    pub(super) fn detail(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::BadRequest(what) | Self::BadCredentials(what) => what,
+            Self::BadToken(why) => return Cow::Owned(format!("the token was refused: {why}")),
+            Self::NoToken => "a token is needed",
+            Self::NoCertificate => "a client certificate is needed",
+            Self::Origin => "this origin may not connect",
+            Self::NotFound => "no route has this path",
+            Self::Method => "an opening handshake is a GET",
+            Self::Body => "an opening handshake has no body",
+            Self::NotUpgrade => "this path speaks WebSocket only: upgrade is needed",
+            Self::Version => "only version 13 of the WebSocket protocol is spoken",
+            Self::HttpVersion => "only HTTP/1.1 is spoken",
+            Self::Backend(..) => "the backend refused",
+            Self::BackendUnavailable => "no backend is there now",
+            Self::BackendTimeout => "the backend did not answer in time",
+            Self::NoKeys => "tokens cannot be checked now",
+            Self::Full => "too many connections",
+            Self::Draining => "this node is shutting down",
+        })
+    }
+
+    /// The status.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) | Self::BadCredentials(_) => StatusCode::BAD_REQUEST,
+            Self::NoToken | Self::BadToken(_) | Self::NoCertificate => StatusCode::UNAUTHORIZED,
+            Self::Origin => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Body => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NotUpgrade | Self::Version => StatusCode::UPGRADE_REQUIRED,
+            Self::HttpVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::Backend(status, _) => {
+                StatusCode::from_u16(*status).unwrap_or(StatusCode::FORBIDDEN)
+            }
+            Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::BackendUnavailable | Self::NoKeys | Self::Full | Self::Draining => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// The close code for routes with `refuse: close`, for refusals that a well-formed handshake can
+    /// meet: the status seen through a WebSocket.
+    pub(super) fn close_code(&self) -> Option<u16> {
+        match self.status() {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => {
+                Some(4000 + self.status().as_u16())
+            }
+            status if status.is_server_error() && *self != Self::HttpVersion => Some(1013),
+            _ => match self {
+                Self::Backend(status, _) => Some(4000 + status),
+                _ => None,
+            },
+        }
+    }
+
+    /// The answer: problem details (RFC 9457), or the backend's own words. The stream is closed after
+    /// it, so nothing that follows can be taken for another request.
+    pub(super) fn to_response(&self, id: ConnectionId) -> Response<Full<Bytes>> {
+        let status = self.status();
+        let (content_type, body) = match self {
+            Self::Backend(_, body) if !body.is_empty() => {
+                (HeaderValue::from_static("text/plain; charset=utf-8"), body.clone())
+            }
+            _ => (HeaderValue::from_static("application/problem+json"), self.problem(status, id)),
+        };
+        let mut response = Response::new(Full::new(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, content_type);
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+            headers.insert(super::CONNECTION_ID, id);
+        }
+        self.add_headers(headers);
+        response
+    }
+
+    /// The headers that go with the status by its own rules.
+    fn add_headers(&self, headers: &mut HeaderMap) {
+        match self {
+            Self::NotUpgrade | Self::Version => {
+                // RFC 9110 section 15.5.22 and RFC 6455 section 4.2.2.
+                headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(CONNECTION, HeaderValue::from_static("upgrade, close"));
+                headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+            Self::Method => {
+                headers.insert(ALLOW, HeaderValue::from_static("GET"));
+            }
+            // RFC 6750 section 3.
+            Self::NoToken => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::BadToken(_) => {
+                let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+                headers.insert(WWW_AUTHENTICATE, challenge);
+            }
+            Self::BadCredentials(_) => {
+                let challenge = HeaderValue::from_static("Bearer error=\"invalid_request\"");
+                headers.insert(WWW_AUTHENTICATE, challenge);
+            }
+            Self::NoCertificate => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Certificate"));
+            }
+            Self::Backend(401, _) => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
+        }
+        if matches!(self.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
+        {
+            // RFC 9110 section 10.2.3, jittered, so that refused clients do not come back in step.
+            headers.insert(RETRY_AFTER, HeaderValue::from(rand::random_range(1..=5u32)));
+        }
+    }
+
+    fn problem(&self, status: StatusCode, id: ConnectionId) -> Bytes {
+        let problem = serde_json::json!({
+            "title": status.canonical_reason().unwrap_or_default(),
+            "status": status.as_u16(),
+            "detail": self.detail(),
+            "error": self.result(),
+            "connection": id.to_string(),
+        });
+        Bytes::from(problem.to_string())
+    }
+}

@@ -1,0 +1,124 @@
+//! The 101, and the task that starts behind it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::identity::{self, Admitted};
+use super::refusal::Refusal;
+use super::request::Opening;
+use super::{CONNECTION_ID, Door, Doorkeeper};
+use crate::close::{Cause, Close};
+use crate::connection::{self, Accepted};
+use crate::event::Peer;
+use crate::id::ConnectionId;
+use crate::limits::Permit;
+
+impl Doorkeeper {
+    /// Lets a client in.
+    #[expect(clippy::too_many_arguments, reason = "all that is known once a client is admitted")]
+    pub(super) fn upgrade<B>(
+        &self,
+        request: &mut Request<B>,
+        door: &Door,
+        opening: &Opening,
+        admitted: Admitted,
+        peer: Arc<Peer>,
+        read_buffer: usize,
+        permit: Permit,
+    ) -> Response<Full<Bytes>> {
+        let mut response = switching(opening, admitted.subprotocol.as_deref(), peer.id);
+        for (name, value) in admitted.headers {
+            response.headers_mut().append(name, value);
+        }
+        let (registered, mailbox) = self.table.register(peer.id);
+        let accepted = Box::new(Accepted {
+            peer,
+            relay: door.relay.clone(),
+            trace: admitted.trace,
+            sequence: admitted.sequence,
+            state: admitted.state,
+            expires: admitted.expires.map(instant_of),
+            heartbeat: door.heartbeat,
+            read_buffer,
+            mailbox,
+            registered,
+            permit,
+        });
+        let upgrade = hyper::upgrade::on(request);
+        self.connections.spawn("connection", async move {
+            if let Some(io) = upgraded(upgrade).await {
+                connection::run(io, *accepted).await;
+            }
+        });
+        response
+    }
+
+    /// Lets a client in only to close with `code`, which a browser can read.
+    pub(super) fn upgrade_to_close<B>(
+        &self,
+        request: &mut Request<B>,
+        door: &Door,
+        opening: &Opening,
+        id: ConnectionId,
+        code: u16,
+        refusal: &Refusal,
+    ) -> Response<Full<Bytes>> {
+        let subprotocol = identity::selected_for_refusal(door, opening);
+        let close = Close::said(Cause::BackendClosed, code, refusal.result());
+        let timeout = door.heartbeat.close_timeout.get();
+        let upgrade = hyper::upgrade::on(request);
+        self.connections.spawn("refusal", async move {
+            if let Some(io) = upgraded(upgrade).await {
+                connection::refuse(io, close, timeout).await;
+            }
+        });
+        switching(opening, subprotocol.as_deref(), id)
+    }
+}
+
+type Stream = TokioIo<hyper::upgrade::Upgraded>;
+
+/// The stream behind the 101; none when the client left before that was written.
+async fn upgraded(upgrade: OnUpgrade) -> Option<Stream> {
+    upgrade.await.ok().map(TokioIo::new)
+}
+
+/// RFC 6455 section 4.2.2.
+fn switching(
+    opening: &Opening,
+    subprotocol: Option<&str>,
+    id: ConnectionId,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers: &mut HeaderMap = response.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    let texts = [
+        (SEC_WEBSOCKET_ACCEPT, Some(derive_accept_key(opening.key.as_bytes()))),
+        (SEC_WEBSOCKET_PROTOCOL, subprotocol.map(str::to_owned)),
+        (CONNECTION_ID, Some(id.to_string())),
+    ];
+    for (name, text) in texts {
+        if let Some(Ok(value)) = text.map(HeaderValue::try_from) {
+            headers.insert(name, value);
+        }
+    }
+    response
+}
+
+/// A wall-clock time on the monotonic clock, which no clock step can move.
+fn instant_of(time: SystemTime) -> Instant {
+    Instant::now() + time.duration_since(SystemTime::now()).unwrap_or_default()
+}

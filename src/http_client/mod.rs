@@ -1,0 +1,177 @@
+//! A small client for documents that the operator named, as a key set: one GET, its whole time, its
+//! size and its target bounded.
+//!
+//! Nothing in an answer leads to another request: a redirect is an error. Unencrypted HTTP is taken
+//! only to this machine, and the address is looked at again once connected.
+
+use std::{net::IpAddr, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Body, Incoming};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client as Pool;
+use hyper_util::client::legacy::connect::{HttpConnector, HttpInfo};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+/// A client with one set of trusted authorities. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Client {
+    pool: Pool<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+}
+
+/// The most that one GET may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// From the first look-up of the name to the last byte.
+    pub timeout: Duration,
+    /// Bytes of the body.
+    pub max_size: usize,
+}
+
+/// Why a document was not had.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Not a URL that is ever asked.
+    #[error(
+        "expected an https URL, or an http URL of a loopback address, without user or password"
+    )]
+    Url,
+    /// The server was not reached, or its certificate not accepted.
+    #[error("the server cannot be reached")]
+    Connect(#[source] hyper_util::client::legacy::Error),
+    /// A name that should be this machine led to another one.
+    #[error("http is only taken from this machine, and the name leads to another")]
+    NotLoopback,
+    /// A 3xx, which is not followed: its target is not what the operator wrote.
+    #[error("the server answered with a redirect ({0}), which is not followed")]
+    Redirect(StatusCode),
+    /// Any other answer than 200.
+    #[error("the server answered {0}, expected 200 OK")]
+    Status(StatusCode),
+    /// More than [`Bounds::max_size`].
+    #[error("the answer has more than {0} bytes")]
+    TooLarge(usize),
+    /// The answer broke off.
+    #[error("the answer broke off")]
+    Body(#[source] hyper::Error),
+    /// Not done within [`Bounds::timeout`].
+    #[error("no complete answer within {}", humantime::format_duration(*.0))]
+    Timeout(Duration),
+}
+
+/// The largest answer head in bytes, and the most fields in it.
+const MAX_HEAD: usize = 16 * 1024;
+const MAX_HEADERS: usize = 64;
+
+impl Client {
+    /// A client that checks servers as `tls` says.
+    #[must_use]
+    pub fn new(mut tls: rustls::ClientConfig) -> Self {
+        // The connector offers the protocols that it speaks, and panics on an offer made before.
+        tls.alpn_protocols.clear();
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .build();
+        let pool = Pool::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            // Documents are fetched minutes apart: an idle connection would only be a stale one.
+            .pool_max_idle_per_host(0)
+            .retry_canceled_requests(false)
+            .http1_max_buf_size(MAX_HEAD)
+            .http1_max_headers(MAX_HEADERS)
+            .build(connector);
+        Self { pool }
+    }
+
+    /// Whether [`get`](Self::get) would ask `url` at all.
+    ///
+    /// # Errors
+    /// [`FetchError::Url`].
+    pub fn check(url: &Uri) -> Result<(), FetchError> {
+        let authority = url.authority().ok_or(FetchError::Url)?;
+        let fits = match url.scheme_str() {
+            Some("https") => !authority.host().is_empty(),
+            Some("http") => is_loopback(authority.host()),
+            _ => false,
+        };
+        // A password in a URL would end up in logs.
+        if fits && !authority.as_str().contains('@') { Ok(()) } else { Err(FetchError::Url) }
+    }
+
+    /// The body of a 200 from `url`. Cancel safe: dropping it closes the connection.
+    ///
+    /// # Errors
+    /// When anything else came, or not all of it within `bounds`.
+    pub async fn get(
+        &self,
+        url: &Uri,
+        accept: &'static str,
+        bounds: Bounds,
+    ) -> Result<Bytes, FetchError> {
+        Self::check(url)?;
+        // Boxed, because the connector's future is larger than all of the caller's.
+        let whole = Box::pin(async {
+            let response = self.ask(url, accept).await?;
+            match response.status() {
+                StatusCode::OK => collect(response.into_body(), bounds.max_size).await,
+                status if status.is_redirection() => Err(FetchError::Redirect(status)),
+                status => Err(FetchError::Status(status)),
+            }
+        });
+        match tokio::time::timeout(bounds.timeout, whole).await {
+            Ok(result) => result,
+            Err(_) => Err(FetchError::Timeout(bounds.timeout)),
+        }
+    }
+
+    async fn ask(&self, url: &Uri, accept: &'static str) -> Result<Response<Incoming>, FetchError> {
+        let mut request = Request::new(Empty::new());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = url.clone();
+        let headers = request.headers_mut();
+        headers.insert(header::ACCEPT, header::HeaderValue::from_static(accept));
+        headers.insert(header::USER_AGENT, header::HeaderValue::from_static(USER_AGENT));
+        let response = self.pool.request(request).await.map_err(FetchError::Connect)?;
+        let peer = response.extensions().get::<HttpInfo>().map(HttpInfo::remote_addr);
+        let is_here = peer.is_some_and(|peer| peer.ip().is_loopback());
+        // `localhost` is only a name: whoever answers for it must be here (RFC 6761 section 6.3).
+        if url.scheme_str() == Some("http") && !is_here {
+            return Err(FetchError::NotLoopback);
+        }
+        Ok(response)
+    }
+}
+
+const USER_AGENT: &str = concat!("moorline/", env!("CARGO_PKG_VERSION"));
+
+async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, FetchError> {
+    // An honest length saves reading what will be refused; a false one is noticed below.
+    if body.size_hint().lower() > max as u64 {
+        return Err(FetchError::TooLarge(max));
+    }
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(FetchError::Body)?.into_data() {
+            if data.len() > max - all.len() {
+                return Err(FetchError::TooLarge(max));
+            }
+            all.extend_from_slice(&data);
+        }
+    }
+    Ok(all.freeze())
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+use super::fixture::{Answer, Server, client};
+use super::*;
+
+const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(20), max_size: 1000 };
+
+async fn get(server: &Server) -> Result<Bytes, FetchError> {
+    client(Some(server)).get(&server.url().parse().unwrap(), "text/plain", BOUNDS).await
+}
+
+#[tokio::test]
+async fn a_document_is_had_over_http_and_https() {
+    let plain = Server::start(Answer::ok("hello")).await;
+    assert_eq!(get(&plain).await.unwrap(), "hello");
+    let tls = Server::start_tls(Answer::ok("hello")).await;
+    assert_eq!(get(&tls).await.unwrap(), "hello");
+    let url = tls.url().parse().unwrap();
+    let refused = client(None).get(&url, "text/plain", BOUNDS).await;
+    assert!(matches!(refused, Err(FetchError::Connect(_))), "{refused:?}");
+    assert_eq!(tls.requests(), 1);
+}
+
+#[tokio::test]
+async fn anything_but_a_whole_200_is_an_error() {
+    let target = Server::start(Answer::ok("target")).await;
+    let server = Server::start(Answer::Silence).await;
+    for status in ["301 Moved Permanently", "302 Found", "303 See Other", "307 T", "308 P"] {
+        let moved = format!("{status}\r\nLocation: {}", target.url());
+        server.set(Answer::status(&moved));
+        let refused = get(&server).await;
+        assert!(matches!(refused, Err(FetchError::Redirect(_))), "{refused:?}");
+    }
+    assert_eq!(target.requests(), 0);
+    for status in ["204 No Content", "206 Partial Content", "404 Not Found", "500 No", "503 No"] {
+        server.set(Answer::status(status));
+        let refused = get(&server).await;
+        assert!(matches!(refused, Err(FetchError::Status(_))), "{refused:?}");
+    }
+    let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello".to_vec();
+    server.set(Answer::Raw(whole));
+    assert!(matches!(get(&server).await, Err(FetchError::Body(_))));
+    for broken in [&b""[..], b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"] {
+        server.set(Answer::Raw(broken.to_vec()));
+        assert!(matches!(get(&server).await, Err(FetchError::Connect(_))), "{broken:?}");
+    }
+    let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(2 * MAX_HEAD));
+    server.set(Answer::Raw(long.into_bytes()));
+    assert!(matches!(get(&server).await, Err(FetchError::Connect(_))));
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_not_read_on() {
+    let server = Server::start(Answer::ok([b'x'; 1000])).await;
+    assert_eq!(get(&server).await.unwrap().len(), 1000);
+    server.set(Answer::ok([b'x'; 1001]));
+    assert!(matches!(get(&server).await, Err(FetchError::TooLarge(1000))));
+    // The length alone is enough: the rest is not waited for.
+    server.set(Answer::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\nhello".to_vec()));
+    assert!(matches!(get(&server).await, Err(FetchError::TooLarge(1000))));
+    server.set(Answer::Endless);
+    assert!(matches!(get(&server).await, Err(FetchError::TooLarge(1000))));
+}
+
+#[tokio::test]
+async fn a_silent_server_is_given_up() {
+    let server = Server::start(Answer::Silence).await;
+    let short = Bounds { timeout: Duration::from_millis(50), max_size: 1000 };
+    let url = server.url().parse().unwrap();
+    let refused = client(None).get(&url, "text/plain", short).await;
+    let error = refused.unwrap_err();
+    assert_eq!(error.to_string(), "no complete answer within 50ms");
+}
+
+#[test]
+fn only_https_and_loopback_urls_are_asked() {
+    let fits = |url: &str| Client::check(&url.parse().unwrap()).is_ok();
+    for url in [
+        "https://example.com/k",
+        "HTTPS://10.0.0.1:8443",
+        "http://127.0.0.1:80/",
+        "http://127.9.9.9",
+        "http://[::1]:80/k",
+        "http://LocalHost/k",
+    ] {
+        assert!(fits(url), "{url}");
+    }
+    for url in [
+        "http://example.com/k",
+        "http://10.0.0.1/",
+        "http://127.0.0.1.example.com/",
+        "http://[::2]/",
+        "ftp://127.0.0.1/",
+        "/path",
+        "https://a:b@example.com/",
+        "localhost:80",
+        "http://localhost.example.com/",
+        "http://user@127.0.0.1/",
+    ] {
+        assert!(!fits(url), "{url}");
+    }
+}

@@ -1,0 +1,42 @@
+//! Why a node cannot start, or did not stop in good order.
+
+use std::io;
+
+use crate::auth::AuthError;
+use crate::nats::NatsError;
+use crate::relay::RelayError;
+use crate::tls::TlsError;
+
+/// Why a node cannot start, or did not stop in good order. All are for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(io::Error),
+    /// A certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A key for tokens cannot be used.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// NATS cannot be used as configured.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
+    /// A route's backend cannot be used.
+    #[error(transparent)]
+    Relay(#[from] RelayError),
+    /// A route needs a section that is not there.
+    #[error("routes[{route}]: {needs}")]
+    Route {
+        /// Its place in the list.
+        route: usize,
+        /// What it needs.
+        needs: &'static str,
+    },
+    /// The stop was cut short by a second signal.
+    #[error("stopped at once")]
+    Aborted,
+    /// Connections outlived every deadline.
+    #[error("{0} connections were still open at the end of all deadlines")]
+    Undrained(usize),
+}

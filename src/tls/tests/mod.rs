@@ -1,0 +1,5 @@
+//! Stories over real handshakes on loopback.
+
+mod fixture;
+mod handshake;
+mod reload;

@@ -1,0 +1,33 @@
+//! The parts that tests put together: a node, NATS, clients, workers, certificates.
+
+mod node;
+mod nats;
+mod client;
+mod certificates;
+mod tools;
+
+use std::time::Duration;
+
+pub(crate) use certificates::Certificates;
+pub(crate) use client::{Client, Closed, Request, connect_tls, exchange, exchange_raw};
+pub(crate) use nats::{Answer, NatsServer, Worker, header};
+pub(crate) use node::{Node, signal};
+pub(crate) use tools::{Tool, run_tool, tool};
+
+/// The longest that a test waits for something that should happen.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` holds; fails the test, naming `what`, when it does not in time.
+pub(crate) async fn eventually<F, T>(what: &str, mut condition: F) -> T
+where
+    F: AsyncFnMut() -> Option<T>,
+{
+    let started = tokio::time::Instant::now();
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(started.elapsed() < DEADLINE, "{what} did not happen in {DEADLINE:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,185 @@
+//! A moorline process with a config of the test's, on ports of its own.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{DEADLINE, eventually, exchange};
+
+/// A running node. It is killed when the test is over.
+pub(crate) struct Node {
+    child: Child,
+    log: Arc<Log>,
+    /// By scheme: `wss`, `ws`, `admin`.
+    addresses: HashMap<String, SocketAddr>,
+    folder: TempDir,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<(Vec<String>, bool)>,
+    news: Condvar,
+}
+
+impl Node {
+    /// Starts a node. `config` is YAML without `listeners`; the test gets `ws` and `admin`.
+    pub(crate) fn start(config: &str) -> Self {
+        Self::with_listeners("plain: {address: '127.0.0.1:0'}", config)
+    }
+
+    /// Starts a node with the test's own listeners beside `admin`.
+    pub(crate) fn with_listeners(listeners: &str, config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("moorline.yaml");
+        let listeners = listeners.lines().map(|line| format!("  {line}\n")).collect::<String>();
+        let text = format!(
+            "listeners:\n{listeners}  admin: {{address: '127.0.0.1:0'}}\n\
+             shutdown: {{lame_duck: 0s, drain: 1s}}\nlog: {{level: 'info,moorline=debug'}}\n{config}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        Self::run(folder, |command| command.arg("serve").arg("-c").arg(path))
+    }
+
+    fn run(folder: TempDir, arguments: impl FnOnce(&mut Command) -> &mut Command) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_moorline"));
+        arguments(&mut command).stderr(Stdio::piped()).stdin(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let log = Arc::new(Log::default());
+        let (writer, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                writer.lines.lock().unwrap().0.push(line);
+                writer.news.notify_all();
+            }
+            writer.lines.lock().unwrap().1 = true;
+            writer.news.notify_all();
+        });
+        let mut node = Self { child, log, addresses: HashMap::new(), folder };
+        node.wait_for("listening", |line| line["scheme"] == "admin");
+        for line in node.lines("listening") {
+            let address = line["address"].as_str().unwrap().parse().unwrap();
+            node.addresses.insert(line["scheme"].as_str().unwrap().to_owned(), address);
+        }
+        node
+    }
+
+    pub(crate) fn ws(&self) -> SocketAddr {
+        self.addresses["ws"]
+    }
+
+    pub(crate) fn wss(&self) -> SocketAddr {
+        self.addresses["wss"]
+    }
+
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.addresses["admin"]
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A folder of the node's own, for files that a test changes.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Sends a signal, as `TERM` or `STOP`.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
+    }
+
+    /// Waits for the process to end by itself.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(started.elapsed() < DEADLINE, "the node did not end\n{}", self.whole_log());
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+
+    /// The log lines with this message, so far.
+    pub(crate) fn lines(&self, message: &str) -> Vec<Value> {
+        let lines = self.log.lines.lock().unwrap();
+        let parsed = lines.0.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        parsed.filter(|line| line["message"] == message).collect()
+    }
+
+    /// Everything that was logged so far.
+    pub(crate) fn whole_log(&self) -> String {
+        self.log.lines.lock().unwrap().0.join("\n")
+    }
+
+    /// The first log line with this message that fits.
+    pub(crate) fn wait_for(&self, message: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let started = Instant::now();
+        let mut guard = self.log.lines.lock().unwrap();
+        loop {
+            let parsed = guard.0.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            if let Some(line) = parsed.into_iter().find(|l| l["message"] == message && fits(l)) {
+                return line;
+            }
+            let is_late = started.elapsed() > DEADLINE;
+            assert!(!guard.1 && !is_late, "no {message:?} in the log:\n{}", guard.0.join("\n"));
+            guard = self.log.news.wait_timeout(guard, Duration::from_millis(200)).unwrap().0;
+        }
+    }
+
+    /// The metrics page.
+    pub(crate) async fn metrics(&self) -> String {
+        let request = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let (status, page) = exchange(self.admin(), request.as_bytes()).await;
+        assert_eq!(status, 200);
+        page
+    }
+
+    /// The sum of all series of `name` whose labels contain every one of `labels`.
+    pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let page = self.metrics().await;
+        let fits = |line: &&str| {
+            let series = line.split(' ').next().unwrap_or_default();
+            series.split('{').next() == Some(name) && labels.iter().all(|l| series.contains(l))
+        };
+        let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
+        page.lines().filter(fits).map(value).sum()
+    }
+
+    /// Waits until the metric has this value.
+    pub(crate) async fn metric_becomes(&self, name: &str, labels: &[&str], value: f64) {
+        eventually(&format!("{name}{labels:?} = {value}"), async || {
+            (self.metric(name, labels).await == value).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until NATS is connected.
+    pub(crate) async fn reaches_nats(&self) {
+        self.metric_becomes("moorline_nats_connected", &[], 1.0).await;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the node's log ---\n{}", self.whole_log());
+        }
+    }
+}
+
+/// Sends a signal to a process.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
+    assert!(status.unwrap().success(), "kill -{name} {pid}");
+}

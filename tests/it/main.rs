@@ -1,0 +1,16 @@
+//! moorline as its users meet it: the real binary, a real nats-server, real TLS, clients and workers
+//! that others could have written.
+
+mod harness;
+
+mod tidy;
+mod handshakes;
+mod tokens;
+mod tls;
+mod relaying;
+mod outages;
+mod connections;
+mod operators;
+mod commands;
+mod clients;
+mod workers;
