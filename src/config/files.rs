@@ -72,20 +72,18 @@ impl Files {
         };
         if let Some(problem) = problem {
             let message = format!("cannot read the file `{}`: {problem}", path.display());
-            self.0.push(Problem::new(key, message));
+            self.0.push(Problem::new(key, &message));
         }
     }
 
     fn secret(&mut self, key: &str, source: Option<&SecretSource>) {
         match source {
-            None => {}
             Some(SecretSource::File(path)) => self.file(key, Some(path)),
-            Some(SecretSource::Environment(name)) => {
-                if std::env::var_os(name).is_none() {
-                    let message = format!("the environment variable `{name}` is not set");
-                    self.0.push(Problem::new(key, message));
-                }
+            Some(SecretSource::Environment(name)) if std::env::var_os(name).is_none() => {
+                let message = format!("the environment variable `{name}` is not set");
+                self.0.push(Problem::new(key, &message));
             }
+            _ => {}
         }
     }
 }

@@ -61,6 +61,7 @@ fn every_example_is_valid() {
     let text = with_examples(None);
     let config = yaml(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     assert_eq!(config.routes.len(), 2);
+    assert_eq!(yaml(&config.to_yaml()).as_ref(), Ok(&config));
     let alternatives: Vec<_> = REFERENCE
         .lines()
         .filter_map(|line| line.trim_start().strip_prefix("#or ")?.split(':').next())

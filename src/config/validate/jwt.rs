@@ -98,7 +98,7 @@ fn jwks(set: &Jwks, findings: &mut Findings) {
     findings.period("jwt.jwks.max_stale", set.max_stale, set.refresh, 30 * DAY);
     findings.period("jwt.jwks.timeout", set.timeout, Period::millis(100), MINUTE);
     let most = Size::kib(16 * 1024);
-    findings.size("jwt.jwks.max_size", set.max_size, Size::kib(1), most);
+    findings.range("jwt.jwks.max_size", set.max_size, Size::kib(1), most);
 }
 
 /// Keys that come in the clear could be anybody's, so plain http is for this machine only.
