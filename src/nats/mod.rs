@@ -149,8 +149,8 @@ pub enum RequestError {
     Lost,
 }
 
-/// The first token of every inbox of ours. Not the usual `_INBOX`: who may subscribe to `_INBOX.>`, as
-/// most clients may, must not read the replies to moorline.
+/// The first token of every inbox of ours. Not the usual `_INBOX`: who may subscribe to `_INBOX.>`,
+/// as most clients may, must not read the replies to moorline.
 const INBOX: &str = "_INBOX_moorline";
 
 impl Nats {
@@ -285,8 +285,8 @@ impl Nats {
         tokio::time::timeout_at(deadline, all).await.is_ok()
     }
 
-    /// Flushes, then ends the connections for good; requests that still wait end as lost. False when
-    /// the deadline came before all was written. Cancel safe, and may be called again.
+    /// Flushes, then ends the connections for good; requests that still wait end as lost. False
+    /// when the deadline came before all was written. Cancel safe, and may be called again.
     pub async fn drain(&self, deadline: Instant) -> bool {
         let flushed = self.flush(deadline).await;
         self.inner.stop.cancel();
