@@ -71,7 +71,7 @@ async fn hostile_handshakes_are_refused_by_their_exact_status() {
         ("HTTP/1.0", handshake(&[("GET", "GET /ws HTTP/1.0")]), 505),
         ("HTTP/0.9", b"GET /ws\r\n\r\n".to_vec(), 400),
         ("HTTP/1.2", handshake(&[("GET", "GET /ws HTTP/1.2")]), 400),
-        ("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 400),
+        ("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 0),
         ("no version", handshake(&[("GET", "GET /ws")]), 400),
         ("space in the target", handshake(&[("GET", "GET /w s HTTP/1.1")]), 400),
         ("NUL in the target", handshake(&[("GET", "GET /w\0s HTTP/1.1")]), 400),
@@ -88,7 +88,7 @@ async fn hostile_handshakes_are_refused_by_their_exact_status() {
         ("no room", handshake(&[("GET", "GET /rooms/ HTTP/1.1")]), 404),
         ("asterisk", handshake(&[("GET", "GET * HTTP/1.1")]), 404),
         ("other authority", handshake(&[("GET", "GET http://evil.com/ws HTTP/1.1")]), 400),
-        ("CONNECT", handshake(&[("GET", "CONNECT example.com:443 HTTP/1.1")]), 404),
+        ("CONNECT", handshake(&[("GET", "CONNECT example.com:443 HTTP/1.1")]), 400),
         // Host.
         ("no Host", handshake(&[("Host", "")]), 400),
         ("two Hosts", handshake(&[("", "Host: example.com")]), 400),
@@ -155,7 +155,7 @@ async fn hostile_handshakes_are_refused_by_their_exact_status() {
         (
             "both lengths",
             { handshake(&[("", "Content-Length: 5"), ("", "Transfer-Encoding: chunked")]) },
-            400,
+            413,
         ),
         (
             "two lengths",
