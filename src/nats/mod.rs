@@ -155,7 +155,9 @@ const INBOX: &str = "_INBOX_moorline";
 
 impl Nats {
     /// Starts the connections and keeps them up for as long as a clone lives. Returns at once, also
-    /// while no server can be reached: [`connected`](Self::connected) waits for one.
+    /// while no server can be reached: [`connected`](Self::connected) waits for one. They
+    /// outlive the stop signal of `tasks`, for the last requests of a drain need them:
+    /// [`drain`](Self::drain) ends them.
     ///
     /// # Errors
     /// When the config names no usable server, identity or prefix.
