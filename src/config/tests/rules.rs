@@ -157,6 +157,7 @@ fn routes_alone() {
         ("max_message: 0", "routes[0].max_message: expected 1 to 64MiB, found 0; behind NATS"),
         ("max_message: 65MiB", "routes[0].max_message: expected 1 to 64MiB, found 65MiB"),
         ("on_failure: {message: ''}", "routes[0].on_failure.message: expected a text"),
+        ("anonymous: true", "routes[0].anonymous: `true` is for `auth: jwt` only"),
         ("name: ''", "routes[0].name: expected a name"),
         ("heartbeat: {ping_interval: 1ms}", "routes[0].heartbeat.ping_interval: expected 1s to 1h"),
     ] {
@@ -194,6 +195,7 @@ fn routes_and_other_sections() {
     ]);
     accepted(&[
         "routes: [{path: /a, auth: certificate}, {path: /b, auth: none}]",
+        "routes: [{path: /a, auth: jwt, anonymous: true}]",
         "routes: [{path: /a, auth: connect, forward_headers: [cookie], origins: ['https://a.b']}]",
         "routes: [{path: /a, auth: none, events: [connect, connected, message, disconnected]}]",
     ]);

@@ -47,7 +47,7 @@ fn what_is_not_commented_out_is_the_default() {
         .unwrap_or_else(|fault| panic!("{fault}"));
     assert_eq!(read, Config::default());
     // Each default that is not a list or an absent thing is written out.
-    for section in ["heartbeat", "limits", "shutdown", "log"] {
+    for section in ["listeners", "heartbeat", "limits", "shutdown", "log"] {
         let written = tree.key(section).map(keys).unwrap_or_default();
         let defaults = serde_json::to_value(Config::default()).unwrap();
         for (key, value) in defaults[section].as_object().unwrap() {
