@@ -5,6 +5,11 @@ mod harness;
 
 mod tidy;
 mod handshakes;
+mod tokens;
+mod tls;
 mod relaying;
 mod outages;
 mod connections;
+mod operators;
+mod commands;
+mod clients;
