@@ -47,9 +47,9 @@ pub(super) async fn serve(
     raise_descriptor_limit(config.limits.max_connections);
     let signals = Signals::default();
     listen_for_signals(&signals)?;
-    let node = Node::start(config).await?;
+    let node = Box::pin(Node::start(config)).await?;
     announce(&node)?;
-    node.run(&signals).await?;
+    Box::pin(node.run(&signals)).await?;
     Ok(ExitCode::SUCCESS)
 }
 
