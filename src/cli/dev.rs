@@ -18,6 +18,7 @@ use crate::config::{
     Admin, AuthMode, Backend, Config, Format, Jwt, JwtAlgorithm, JwtKey, Listeners, Log, LogFormat,
     Nats, Period, Plain, Public, Route, SecretSource, Shutdown, Tls, process_environment,
 };
+use crate::server::Node;
 use crate::tls;
 
 use super::{print, serve, token};
@@ -57,7 +58,8 @@ impl Dev {
             return Ok(ExitCode::SUCCESS);
         }
         let shown = config.clone();
-        serve::serve(config, |node| say_how_to_connect(&shown, &node.addresses())).await
+        let announce = |node: &Node| say_how_to_connect(&shown, &node.addresses());
+        Box::pin(serve::serve(config, announce)).await
     }
 }
 

@@ -34,7 +34,7 @@ impl Serve {
             print(&config.to_yaml())?;
             return Ok(ExitCode::SUCCESS);
         }
-        serve(config, |_| Ok(())).await
+        Box::pin(serve(config, |_| Ok(()))).await
     }
 }
 

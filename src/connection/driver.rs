@@ -60,7 +60,6 @@ const BUDGET: usize = 32;
 const FAR: Duration = Duration::from_secs(3600);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
-    #[expect(clippy::too_many_arguments, reason = "the parts of a connection, put together once")]
     pub(super) fn new(
         socket: Socket<S>,
         machine: Machine,

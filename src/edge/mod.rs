@@ -92,7 +92,7 @@ impl Edge {
             };
             let (edge, transport) = (Arc::clone(&self), transport.clone());
             self.tasks.spawn("client", async move {
-                edge.client(tcp, remote, transport, permit).await;
+                Box::pin(edge.client(tcp, remote, transport, permit)).await;
                 drop(waiting);
             });
         }

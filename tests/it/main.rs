@@ -1,5 +1,15 @@
 //! moorline as its users meet it: the real binary, a real nats-server, real TLS, clients and workers
 //! that others could have written.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    clippy::large_futures,
+    clippy::too_many_lines,
+    reason = "a test that meets what it does not expect should stop and say so"
+)]
 
 mod harness;
 
@@ -13,3 +23,4 @@ mod connections;
 mod operators;
 mod commands;
 mod clients;
+mod workers;

@@ -25,7 +25,12 @@ fn start(mut command: Command, nats: &NatsServer) -> Process {
 
 fn rust_worker() -> Command {
     let binary = std::path::Path::new(env!("CARGO_BIN_EXE_moorline"));
-    Command::new(binary.parent().unwrap().join("examples/worker"))
+    let worker = binary.parent().unwrap().join("examples/worker");
+    assert!(
+        worker.exists(),
+        "the example is not built: `cargo test` builds it, `--test it` does not"
+    );
+    Command::new(worker)
 }
 
 /// What every example does; see examples/README.md.
@@ -54,7 +59,11 @@ async fn talks_as_the_contract_says(worker: Command) {
     assert!(status.success(), "{status}");
     for outcome in ["unknown", "unavailable", "overloaded"] {
         let label = format!("outcome=\"{outcome}\"");
-        assert_eq!(node.metric("moorline_backend_requests_total", &[&label]).await, 0.0, "{outcome}");
+        assert_eq!(
+            node.metric("moorline_backend_requests_total", &[&label]).await,
+            0.0,
+            "{outcome}"
+        );
     }
 }
 

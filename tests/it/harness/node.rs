@@ -109,10 +109,6 @@ impl Node {
         self.addresses["admin"]
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// A folder of the node's own, for files that a test changes.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
