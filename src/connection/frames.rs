@@ -4,6 +4,8 @@
 //! Knows no socket. The WebSocket library judges again what passes here, but later (after the whole
 //! payload) and not all of it (minimal lengths, fragment counts).
 
+use super::utf8::{NotUtf8, Utf8};
+
 /// Follows the frames of one connection through its bytes.
 #[derive(Debug)]
 pub(super) struct Frames {
@@ -14,6 +16,8 @@ pub(super) struct Frames {
     fragments: u32,
     /// The most bytes of a message.
     max_message: u64,
+    /// The text so far, while the message is text that does not come at once.
+    text: Option<Utf8>,
 }
 
 /// What is wrong with the peer's bytes.
@@ -40,6 +44,9 @@ pub(super) enum Violation {
     /// A message over the limit (section 10.4).
     #[error("message over the limit")]
     TooBig,
+    /// Text with a byte that is not UTF-8 (section 8.1).
+    #[error("not UTF-8")]
+    Utf8,
     /// A message in more pieces than any honest client makes.
     #[error("message in too many fragments")]
     Fragments,
@@ -49,9 +56,23 @@ pub(super) enum Violation {
 #[derive(Debug, Clone, Copy)]
 enum Position {
     /// In a header: its bytes so far.
-    Header { bytes: [u8; HEADER_MAX], len: u8 },
-    /// In a payload: bytes still to come (never nil), and whether the message ends with it.
-    Payload { left: u64 },
+    Header {
+        bytes: [u8; HEADER_MAX],
+        len: u8,
+    },
+    Payload(Payload),
+}
+
+/// The payload that is coming in.
+#[derive(Debug, Clone, Copy)]
+struct Payload {
+    /// Bytes still to come; never nil.
+    left: u64,
+    /// The mask, turned so that its first byte is for the next one of the payload.
+    mask: [u8; 4],
+    /// Whether it is text to be looked at. A message that is there at once is not: the library looks
+    /// at it as soon.
+    is_text: bool,
 }
 
 /// Flags, length and mask of the longest header.
@@ -60,6 +81,8 @@ const HEADER_MAX: usize = 14;
 const MAX_FRAGMENTS: u32 = 4096;
 
 const FIN: u8 = 0x80;
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
 const RESERVED: u8 = 0x70;
 const MASKED: u8 = 0x80;
 
@@ -71,6 +94,7 @@ impl Frames {
             message: 0,
             fragments: 0,
             max_message: max_message as u64,
+            text: None,
         }
     }
 
@@ -83,11 +107,18 @@ impl Frames {
         let mut frame_start = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             match &mut self.position {
-                Position::Payload { left } => {
-                    let step = (*left).min(rest.len() as u64);
-                    *left -= step;
-                    at += usize::try_from(step).unwrap_or(rest.len());
-                    if *left == 0 {
+                Position::Payload(payload) => {
+                    let step =
+                        usize::try_from(payload.left).map_or(rest.len(), |n| n.min(rest.len()));
+                    if let (true, Some(text)) = (payload.is_text, &mut self.text) {
+                        let piece = rest.get(..step).unwrap_or_default();
+                        payload
+                            .look(piece, text)
+                            .map_err(|NotUtf8| (frame_start, Violation::Utf8))?;
+                    }
+                    payload.left -= step as u64;
+                    at += step;
+                    if payload.left == 0 {
                         self.position = Position::start();
                     }
                     frame_start = at;
@@ -101,13 +132,16 @@ impl Frames {
                         at += 1;
                     }
                     let (header, len) = (*header, usize::from(*len));
-                    if let Some(payload) =
-                        self.header(&header, len).map_err(|v| (frame_start, v))?
-                    {
-                        self.position = match payload {
-                            0 => Position::start(),
-                            left => Position::Payload { left },
-                        };
+                    let Some(left) = self.header(&header, len).map_err(|v| (frame_start, v))?
+                    else {
+                        continue;
+                    };
+                    self.position = Position::start();
+                    if left > 0 {
+                        let is_whole = bytes.len() as u64 - at as u64 >= left;
+                        self.position =
+                            Position::Payload(self.payload(&header, len, left, is_whole));
+                    } else {
                         frame_start = at;
                     }
                 }
@@ -119,6 +153,16 @@ impl Frames {
     /// Whether all bytes so far make whole messages, with nothing begun.
     pub(super) fn is_between_messages(&self) -> bool {
         self.fragments == 0 && matches!(self.position, Position::Header { len: 0, .. })
+    }
+
+    /// The payload behind a whole header of `len` bytes.
+    fn payload(&self, header: &[u8; HEADER_MAX], len: usize, left: u64, is_whole: bool) -> Payload {
+        let [flags, ..] = *header;
+        let mask = header.get(len.saturating_sub(4)..len).and_then(|mask| mask.try_into().ok());
+        let is_message = flags & FIN != 0 && flags & 0x0f == TEXT;
+        let is_data = flags & 0x0f <= BINARY;
+        let is_text = is_data && self.text.is_some() && !(is_message && is_whole);
+        Payload { left, mask: mask.unwrap_or_default(), is_text }
     }
 
     /// Judges a header as far as it has come; its payload length once it is whole.
@@ -166,6 +210,9 @@ impl Frames {
         if continues != (self.fragments > 0) {
             return Err(Violation::Fragment);
         }
+        if !continues {
+            self.text = (flags & 0x0f == TEXT).then(Utf8::default);
+        }
         self.message = self.message.saturating_add(payload);
         self.fragments += 1;
         if self.message > self.max_message {
@@ -177,6 +224,21 @@ impl Frames {
         if flags & FIN != 0 {
             self.message = 0;
             self.fragments = 0;
+        }
+        Ok(())
+    }
+}
+
+impl Payload {
+    /// Looks at the next masked piece of a text.
+    fn look(&mut self, piece: &[u8], text: &mut Utf8) -> Result<(), NotUtf8> {
+        let mut plain = [0; 256];
+        for part in piece.chunks(plain.len()) {
+            for ((to, from), mask) in plain.iter_mut().zip(part).zip(self.mask.iter().cycle()) {
+                *to = from ^ mask;
+            }
+            self.mask.rotate_left(part.len() % 4);
+            text.feed(plain.get(..part.len()).unwrap_or_default())?;
         }
         Ok(())
     }
@@ -264,6 +326,29 @@ mod tests {
         assert_eq!(scan(&bytes), Err((11, Violation::Opcode)));
         let nested = [frame(0x01, 1), frame(0x81, 1)].concat();
         assert_eq!(scan(&nested), Err((7, Violation::Fragment)));
+    }
+
+    #[test]
+    fn text_is_looked_at_as_it_arrives() {
+        let good = "grüße, 世界, κόσμε".as_bytes();
+        let masked = |bytes: &[u8]| -> Vec<u8> {
+            bytes.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect()
+        };
+        let text = |flags, bytes: &[u8]| {
+            let mut frame = vec![flags, 0x80 | bytes.len() as u8];
+            frame.extend(MASK);
+            frame.extend(masked(bytes));
+            frame
+        };
+        let (head, tail) = good.split_at(3);
+        let parts = [text(0x01, head), text(0x89, b"\xff"), text(0x80, tail)].concat();
+        assert_eq!(scan(&parts), Ok(true), "a ping is no text");
+        let mut frames = Frames::new(1000);
+        let cut = text(0x81, &[good, b"\xff and more"].concat());
+        let bad = 6 + good.len();
+        assert_eq!(frames.scan(&cut[..bad]), Ok(()));
+        assert_eq!(frames.scan(&cut[bad..=bad]), Err((0, Violation::Utf8)));
+        assert_eq!(scan(&[text(0x02, b"\xff"), text(0x80, b"\xff")].concat()), Ok(true), "binary");
     }
 
     #[test]

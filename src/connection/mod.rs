@@ -11,6 +11,7 @@
 
 mod machine;
 mod heartbeat;
+mod utf8;
 mod frames;
 mod wire;
 mod socket;

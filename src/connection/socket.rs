@@ -195,15 +195,20 @@ fn build<S: AsyncRead + AsyncWrite + Unpin>(
 fn classify(error: &Error, violation: Option<Violation>) -> Received {
     match (violation, error) {
         (Some(Violation::TooBig), _) => Received::Violation(Close::of(Cause::TooBig)),
+        (Some(Violation::Utf8), _) => not_utf8(),
         (Some(_), _) => Received::Violation(Close::of(Cause::Protocol)),
         (None, Error::Capacity(CapacityError::MessageTooLong { .. })) => {
             Received::Violation(Close::of(Cause::TooBig))
         }
-        (None, Error::Utf8(_)) => Received::Violation(Close::with_code(Cause::Protocol, 1007)),
+        (None, Error::Utf8(_)) => not_utf8(),
         (None, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Received::Gone,
         (None, Error::Protocol(_) | Error::Capacity(_)) => {
             Received::Violation(Close::of(Cause::Protocol))
         }
         (None, _) => Received::Gone,
     }
+}
+
+fn not_utf8() -> Received {
+    Received::Violation(Close::with_code(Cause::Protocol, 1007))
 }

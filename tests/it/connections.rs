@@ -190,3 +190,28 @@ async fn a_stopped_process_times_nobody_out_when_it_goes_on() {
         client.abort();
     }
 }
+
+#[tokio::test]
+async fn when_descriptors_run_out_accept_waits_and_the_others_live() {
+    let node = Node::with_descriptors(64, &format!("{ECHO}}}\n"));
+    let mut first = Client::connect(node.ws()).await;
+    let mut crowd = Vec::new();
+    for _ in 0..100 {
+        crowd.push(tokio::net::TcpStream::connect(node.ws()).await.unwrap());
+    }
+    node.wait_for("accept failed; waiting", |_| true);
+    assert_eq!(first.ask("still here").await, "still here");
+    let before = cpu_ticks(node.pid());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let busy = cpu_ticks(node.pid()) - before;
+    assert!(busy < 20, "accept spins: {busy} ticks of CPU in 2 s");
+    drop(crowd);
+    eventually("service resumes", async || Request::new("/ws").connect(node.ws()).await.ok()).await;
+}
+
+/// CPU time of a process so far, in ticks of 10 ms.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let after_name = stat.rsplit(") ").next().unwrap();
+    after_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}

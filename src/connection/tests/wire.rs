@@ -212,6 +212,15 @@ async fn each_offence_is_closed_with_its_code() {
             { [frame(TEXT, b"ok"), frame(FIN, &[0xff])].concat() },
             1007,
         ),
+        (
+            "bad UTF-8 at the start of a frame that goes on",
+            {
+                let mut bytes = frame(FIN | TEXT, &[&[0xff][..], &[b'x'; 50_000]].concat());
+                bytes.truncate(100);
+                bytes
+            },
+            1007,
+        ),
         ("cut UTF-8", frame(FIN | TEXT, &[0xce]), 1007),
         ("close of one byte", frame(FIN | CLOSE, &[3]), 1002),
         ("close 999", frame(FIN | CLOSE, &999u16.to_be_bytes()), 1002),

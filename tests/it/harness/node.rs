@@ -47,6 +47,18 @@ impl Node {
         Self::with_all("plain: {address: '127.0.0.1:0'}", level, config)
     }
 
+    /// Starts a node that may have this many file descriptors.
+    pub(crate) fn with_descriptors(limit: u64, config: &str) -> Self {
+        let listeners = "plain: {address: '127.0.0.1:0'}";
+        let node = Self::with_all(listeners, "info", config);
+        let pid = node.child.id().to_string();
+        let mut prlimit = Command::new("prlimit");
+        prlimit.args(["--pid", &pid, &format!("--nofile={limit}:{limit}")]);
+        let status = prlimit.status().unwrap();
+        assert!(status.success(), "prlimit");
+        node
+    }
+
     fn with_all(listeners: &str, level: &str, config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("moorline.yaml");
@@ -107,6 +119,10 @@ impl Node {
 
     pub(crate) fn admin(&self) -> SocketAddr {
         self.addresses["admin"]
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// A folder of the node's own, for files that a test changes.
