@@ -120,12 +120,13 @@ fn item<'a>(node: &'a mut Node, index: usize, place: &Place) -> Result<&'a mut N
     if index == count {
         items.push(Node { place: place.clone(), value: Value::Nothing });
     }
-    items
-        .get_mut(index)
-        .ok_or_else(|| format!("has {count} items, counted from 0; item {index} would leave a gap"))
+    items.get_mut(index).ok_or_else(|| {
+        format!("item {index} would leave a gap: the list has {count}, counted from 0")
+    })
 }
 
-/// The value as YAML. What is no YAML is the text itself: nobody quotes `[::]:8443` in a variable.
+/// The value as YAML. What is no YAML, or is a section only because a list would be its key, is the
+/// text itself: nobody quotes `[::]:8443` in a variable.
 fn written(value: &str, place: &Place) -> Node {
     let mut node = read_yaml(value)
         .unwrap_or_else(|_| Node { place: Place::START, value: Value::Text(value.to_owned()) });

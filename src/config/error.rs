@@ -78,9 +78,10 @@ impl ConfigError {
 }
 
 impl Problem {
-    /// `message` about the key at `path`.
-    pub(super) fn new(path: impl Into<Box<str>>, message: impl Into<Box<str>>) -> Self {
-        Self { path: path.into(), message: message.into() }
+    /// `message` about the key at `path`. Both end up on one line of a terminal, whatever is in them.
+    pub(super) fn new(path: &str, message: &str) -> Self {
+        let line = |text: &str| text.chars().map(visible).collect::<String>().into();
+        Self { path: line(path), message: line(message) }
     }
 }
 
@@ -117,11 +118,16 @@ pub(super) fn quoted(text: &str) -> String {
     if may_hold_credentials(text) {
         return "a URL with credentials".to_owned();
     }
+    format!("`{}`", shortened(text))
+}
+
+/// `text` on one line, cut when long.
+pub(super) fn shortened(text: &str) -> String {
     let mut shown: String = text.chars().take(QUOTE_MAX).map(visible).collect();
     if text.chars().nth(QUOTE_MAX).is_some() {
         shown.push('…');
     }
-    format!("`{shown}`")
+    shown
 }
 
 /// `` `a` ``, `` `a` or `b` ``, `` `a`, `b` or `c` ``.

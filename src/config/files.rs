@@ -5,7 +5,7 @@
 
 use std::{fs, path::Path};
 
-use super::{Config, Jwks, Problem, SecretSource};
+use super::{Config, Problem, SecretSource};
 
 impl Config {
     /// Tries each file and variable that the config names. Relative paths start at the working
@@ -40,19 +40,12 @@ impl Config {
                 files.file(&format!("jwt.keys[{i}].public_key"), key.public_key.as_ref());
             }
             if let Some(jwks) = &jwt.jwks {
-                files.file("jwt.jwks.location", jwks.file());
+                let file = (!jwks.is_url()).then_some(&jwks.location);
+                files.file("jwt.jwks.location", file);
                 files.file("jwt.jwks.ca", jwks.ca.as_ref());
             }
         }
         files.0
-    }
-}
-
-impl Jwks {
-    /// The path, when the key set is a file and not behind a URL.
-    #[must_use]
-    pub fn file(&self) -> Option<&Path> {
-        (!self.location.contains("://")).then(|| Path::new(&self.location))
     }
 }
 
@@ -72,20 +65,18 @@ impl Files {
         };
         if let Some(problem) = problem {
             let message = format!("cannot read the file `{}`: {problem}", path.display());
-            self.0.push(Problem::new(key, message));
+            self.0.push(Problem::new(key, &message));
         }
     }
 
     fn secret(&mut self, key: &str, source: Option<&SecretSource>) {
         match source {
-            None => {}
             Some(SecretSource::File(path)) => self.file(key, Some(path)),
-            Some(SecretSource::Environment(name)) => {
-                if std::env::var_os(name).is_none() {
-                    let message = format!("the environment variable `{name}` is not set");
-                    self.0.push(Problem::new(key, message));
-                }
+            Some(SecretSource::Environment(name)) if std::env::var_os(name).is_none() => {
+                let message = format!("the environment variable `{name}` is not set");
+                self.0.push(Problem::new(key, &message));
             }
+            _ => {}
         }
     }
 }

@@ -4,7 +4,10 @@
 //! A section or a list with nothing written in it is an empty one, as a file in which everything
 //! below a key is commented out has it.
 
-use std::fmt::{self, Display};
+use std::{
+    fmt::{self, Display},
+    str::FromStr,
+};
 
 use serde::{
     de::{
@@ -15,7 +18,7 @@ use serde::{
 };
 
 use super::{
-    error::{Problem, nearest, one_of, quoted},
+    error::{Problem, nearest, one_of, quoted, shortened},
     source::{Key, Node, Place, Value},
 };
 
@@ -65,7 +68,7 @@ impl<'a> Reader<'a> {
         Fault::new(format!("expected {expected}, found {found}")).at(&self.path, &self.node.place)
     }
 
-    fn number<T: std::str::FromStr + Display>(&self, least: T, most: T) -> Result<T, Fault> {
+    fn number<T: FromStr + Display + Copy>(&self, least: T, most: T) -> Result<T, Fault> {
         let text = match &self.node.value {
             Value::Text(text) => text.as_str(),
             _ => "",
@@ -93,7 +96,7 @@ impl Fault {
     /// What is wrong with which key, and where it stands.
     pub(super) fn into_problem(self) -> (Problem, Place) {
         let (path, place) = self.0.at.unwrap_or_else(|| (String::new(), Place::START));
-        (Problem::new(path, self.0.message), place)
+        (Problem::new(&path, &self.0.message), place)
     }
 }
 
@@ -296,7 +299,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
                 Some(near) => Fault::new(format!("unknown key; did you mean `{near}`?")),
                 None => fault,
             };
-            fault.at(&Path::Key(self.path, name), &key.place)
+            fault.at(&Path::Key(self.path, &shortened(name)), &key.place)
         })
     }
 

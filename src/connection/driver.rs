@@ -46,8 +46,10 @@ pub(super) struct Driver<S> {
 /// How the socket is to be left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exit {
+    /// End the TCP stream.
+    HangUp,
     /// End the TCP stream and wait for the peer to do the same.
-    Finish,
+    Linger,
     /// Drop it.
     Abort,
 }
@@ -130,9 +132,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     let _ = self.socket.poll_flush(cx);
                     return Poll::Ready(Ok(Some(Exit::Abort)));
                 }
-                Effect::Finish => {
+                Effect::HangUp | Effect::Linger => {
+                    let is_short = *effect == Effect::HangUp;
                     ready!(self.socket.poll_flush(cx))?;
-                    return Poll::Ready(Ok(Some(Exit::Finish)));
+                    let exit = if is_short { Exit::HangUp } else { Exit::Linger };
+                    return Poll::Ready(Ok(Some(exit)));
                 }
                 Effect::Dispatch { .. } | Effect::Send(_) | Effect::Ping(_) => {
                     ready!(self.socket.poll_ready(cx))?;

@@ -24,10 +24,15 @@ pub(super) async fn leave<S: AsyncRead + AsyncWrite + Unpin>(
     close_timeout: Duration,
 ) -> LastEvents {
     let close = driver.machine.closed().cloned().unwrap_or(Close::of(Cause::Panic));
-    if exit == Exit::Finish
-        && let Some(io) = driver.socket.io_mut()
-    {
-        let _ = timeout(close_timeout, hang_up(io)).await;
+    if let Some(io) = driver.socket.io_mut() {
+        let leaving = async {
+            match exit {
+                Exit::Abort => Ok(()),
+                Exit::HangUp => io.shutdown().await,
+                Exit::Linger => linger(io).await,
+            }
+        };
+        let _ = timeout(close_timeout, leaving).await;
     }
     let duration = driver.stats.since.elapsed();
     driver.relay.metrics().closed(close.code, close.cause, duration.as_secs_f64());
@@ -75,7 +80,7 @@ impl LastEvents {
 
 /// Ends our side of the stream, then reads until the peer ends its own: closing while its bytes are
 /// unread would reset the stream and take our close frame with it (RFC 6455 section 7.1.1).
-pub(super) async fn hang_up<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) -> std::io::Result<()> {
+pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) -> std::io::Result<()> {
     io.shutdown().await?;
     let mut rest = [0; 256];
     let mut left: usize = 1 << 20;

@@ -71,8 +71,10 @@ pub(super) enum Effect {
     Ping(Bytes),
     /// Send a close frame; nothing is sent after it.
     SendClose(Close),
+    /// Write what is left and end the TCP stream: the peer has seen our close frame.
+    HangUp,
     /// Write what is left, end the TCP stream and wait for the peer to do the same.
-    Finish,
+    Linger,
     /// Drop the TCP stream at once.
     Abort,
 }
@@ -151,10 +153,10 @@ impl Machine {
             Input::PeerClosed(said) => self.on_peer_closed(said, effects),
             Input::PeerGone => self.end(Close::of(Cause::Vanished), Effect::Abort, effects),
             Input::WriteStalled => self.end(Close::of(Cause::WriteTimeout), Effect::Abort, effects),
-            Input::Violation(close) => self.fail(close, Effect::Finish, effects),
+            Input::Violation(close) => self.fail(close, Effect::Linger, effects),
             Input::Panicked => {
                 self.in_flight = 0;
-                self.fail(Close::of(Cause::Panic), Effect::Finish, effects);
+                self.fail(Close::of(Cause::Panic), Effect::Linger, effects);
             }
         }
         self.note_reading(now);
@@ -319,14 +321,14 @@ impl Machine {
     }
 
     fn on_peer_closed(&mut self, said: Option<(u16, String)>, effects: &mut Effects) {
-        let close = match &self.phase {
-            Phase::Closing { close, .. } => close.clone(),
-            _ => match said {
-                Some((code, reason)) => Close::said(Cause::Client, code, &reason),
-                None => Close::said(Cause::Client, NO_STATUS, ""),
-            },
+        let (close, last) = match &self.phase {
+            Phase::Closing { close, .. } => (close.clone(), Effect::HangUp),
+            _ => {
+                let (code, reason) = said.unwrap_or((NO_STATUS, String::new()));
+                (Close::said(Cause::Client, code, &reason), Effect::Linger)
+            }
         };
-        self.end(close, Effect::Finish, effects);
+        self.end(close, last, effects);
     }
 
     fn send(&mut self, message: Message, now: Instant, effects: &mut Effects) {

@@ -105,7 +105,7 @@ where
         let sent =
             socket.close(&close).is_ok() && poll_fn(|cx| socket.poll_flush(cx)).await.is_ok();
         if let Some(io) = socket.io_mut().filter(|_| sent) {
-            let _ = ending::hang_up(io).await;
+            let _ = ending::linger(io).await;
         }
     };
     let _ = timeout(close_timeout, said).await;

@@ -199,7 +199,7 @@ impl Doorkeeper {
         tracing::info!(
             connection = %id,
             remote = %caller.remote,
-            path = ?request.uri().path(),
+            path = request.uri().path(),
             status = refusal.status().as_u16(),
             result = refusal.result(),
             detail = %refusal.detail(),

@@ -1,3 +1,5 @@
+//! The client against servers that keep to the rules, and servers that do not.
+
 use super::fixture::{Answer, Server, client};
 use super::*;
 

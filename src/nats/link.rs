@@ -1,9 +1,9 @@
 //! One connection to NATS and the requests that wait for replies on it.
 //!
 //! The client library's own `request` keeps an entry for ever when it times out, so replies come to
-//! one wildcard subscription of ours. The library reconnects and subscribes again by itself; but its
-//! task ends by a panic when a worker sends a header with a bare carriage return, and then this module
-//! starts a new client.
+//! one wildcard subscription of ours. The library reconnects and subscribes again by itself; but
+//! its task ends by a panic when a worker sends a header with a bare carriage return, and then this
+//! module starts a new client.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -32,8 +32,8 @@ use crate::task::Backoff;
 #[derive(Debug)]
 pub(super) struct Link {
     index: usize,
-    /// Where replies come, with the dot before the token. Its own for each connection, or every reply
-    /// would come to all of them.
+    /// Where replies come, with the dot before the token. Its own for each connection, or every
+    /// reply would come to all of them.
     inbox: String,
     options: Arc<Options>,
     /// The present client; none while it is being replaced.
@@ -164,8 +164,8 @@ impl Link {
     }
 
     fn came_up(&self) {
-        // The library drops events when its queue of them is full, so the end of the connection before
-        // may not have been told.
+        // The library drops events when its queue of them is full, so the end of the connection
+        // before may not have been told.
         self.went_away();
         let again = self.was_up.swap(true, Ordering::AcqRel);
         self.is_up.store(true, Ordering::Release);
@@ -197,9 +197,9 @@ impl Link {
         let subject = subject.to_nats();
         let mut publish =
             pin!(client.publish_with_reply_and_headers(subject, reply, headers, payload));
-        // The library's queue outlives the connection: what is put in it while the connection is down
-        // would be sent after the next one is up. So the ticket, which is lost with the connection, is
-        // looked at before each try, also after a wait for room.
+        // The library's queue outlives the connection: what is put in it while the connection is
+        // down would be sent after the next one is up. So the ticket, which is lost with the
+        // connection, is looked at before each try, also after a wait for room.
         let published = poll_fn(|cx| match ticket.poll_lost(cx) {
             Poll::Ready(()) => Poll::Ready(Err(RequestError::NotConnected)),
             Poll::Pending => publish.as_mut().poll(cx).map(|published| {
@@ -216,8 +216,8 @@ impl Link {
         Ok(Pending { ticket })
     }
 
-    /// The client, if its connection is up as far as the library knows, which it does a moment before
-    /// it tells us.
+    /// The client, if its connection is up as far as the library knows, which it does a moment
+    /// before it tells us.
     fn connected_client(&self) -> Option<Arc<Client>> {
         let client = self.client.load_full()?;
         (client.connection_state() == State::Connected).then_some(client)

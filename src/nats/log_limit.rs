@@ -1,5 +1,5 @@
-//! One log line a second at most for a kind of trouble, so that a flood of it cannot become a flood of
-//! lines. What was left out is counted and said with the next line.
+//! One log line a second at most for a kind of trouble, so that a flood of it cannot become a flood
+//! of lines. What was left out is counted and said with the next line.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

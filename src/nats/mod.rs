@@ -149,13 +149,15 @@ pub enum RequestError {
     Lost,
 }
 
-/// The first token of every inbox of ours. Not the usual `_INBOX`: who may subscribe to `_INBOX.>`, as
-/// most clients may, must not read the replies to moorline.
+/// The first token of every inbox of ours. Not the usual `_INBOX`: who may subscribe to `_INBOX.>`,
+/// as most clients may, must not read the replies to moorline.
 const INBOX: &str = "_INBOX_moorline";
 
 impl Nats {
     /// Starts the connections and keeps them up for as long as a clone lives. Returns at once, also
-    /// while no server can be reached: [`connected`](Self::connected) waits for one.
+    /// while no server can be reached: [`connected`](Self::connected) waits for one. They
+    /// outlive the stop signal of `tasks`, for the last requests of a drain need them:
+    /// [`drain`](Self::drain) ends them.
     ///
     /// # Errors
     /// When the config names no usable server, identity or prefix.
@@ -285,8 +287,8 @@ impl Nats {
         tokio::time::timeout_at(deadline, all).await.is_ok()
     }
 
-    /// Flushes, then ends the connections for good; requests that still wait end as lost. False when
-    /// the deadline came before all was written. Cancel safe, and may be called again.
+    /// Flushes, then ends the connections for good; requests that still wait end as lost. False
+    /// when the deadline came before all was written. Cancel safe, and may be called again.
     pub async fn drain(&self, deadline: Instant) -> bool {
         let flushed = self.flush(deadline).await;
         self.inner.stop.cancel();

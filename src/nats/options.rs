@@ -98,7 +98,8 @@ fn identity(config: &config::Nats) -> Result<ConnectOptions, NatsError> {
         (None, None, None, Some(path), None) => {
             let unreadable = |source| NatsError::Secret { key: "nats.credentials", source };
             let file = SecretSource::File(path.clone());
-            // The library wants the line end after the last line, which reading a secret takes away.
+            // The library wants the line end after the last line, which reading a secret takes
+            // away.
             let text = secret("nats.credentials", &file)? + "\n";
             options.credentials(&text).map_err(unreadable)
         }
@@ -122,9 +123,9 @@ fn secret(key: &'static str, source: &SecretSource) -> Result<String, NatsError>
     String::from_utf8(bytes).map_err(|_| NatsError::SecretText { key })
 }
 
-/// How long to wait before the given attempt, the first being 1: none, then twice as long each time,
-/// up to a share of [`ROUND_MAX`], each drawn from its upper half so that many nodes never knock in
-/// step.
+/// How long to wait before the given attempt, the first being 1: none, then twice as long each
+/// time, up to a share of [`ROUND_MAX`], each drawn from its upper half so that many nodes never
+/// knock in step.
 fn pause(attempt: usize, servers: u32) -> Duration {
     let Some(doublings) = attempt.checked_sub(2) else { return Duration::ZERO };
     let factor = 1u32 << cmp::min(doublings, 10);

@@ -21,15 +21,15 @@ pub(super) struct Slots {
 #[derive(Debug, Default)]
 struct Inner {
     slots: Slab<Slot>,
-    /// Whether the connection is up. It changes under the same lock that empties the slots, so that no
-    /// request can slip in after the end of the others and wait for a reply that cannot come.
+    /// Whether the connection is up. It changes under the same lock that empties the slots, so that
+    /// no request can slip in after the end of the others and wait for a reply that cannot come.
     is_open: bool,
 }
 
 #[derive(Debug)]
 struct Slot {
-    /// Tells the replies to this request from those to an earlier one in the same slot, and from those
-    /// that somebody made up.
+    /// Tells the replies to this request from those to an earlier one in the same slot, and from
+    /// those that somebody made up.
     nonce: u64,
     state: State,
 }
@@ -98,8 +98,8 @@ impl Slots {
         self.lock().is_open = true;
     }
 
-    /// The connection went away: every waiting request ends now, and none may start. Returns how many
-    /// ended.
+    /// The connection went away: every waiting request ends now, and none may start. Returns how
+    /// many ended.
     pub(super) fn close(&self) -> usize {
         let mut inner = self.lock();
         inner.is_open = false;

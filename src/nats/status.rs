@@ -1,5 +1,5 @@
-//! What is known of all connections to NATS together: how many are up, whether one ever was, and what
-//! the last failure was.
+//! What is known of all connections to NATS together: how many are up, whether one ever was, and
+//! what the last failure was.
 
 use std::sync::{Mutex, PoisonError};
 

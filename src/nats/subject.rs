@@ -1,6 +1,6 @@
 //! Subjects, valid by construction: the operator's prefix, a hub's name and fixed words. The client
-//! library checks next to nothing of what it publishes (a wildcard or an empty token is accepted and
-//! the message lost), so there is no other way to a [`Subject`].
+//! library checks next to nothing of what it publishes (a wildcard or an empty token is accepted
+//! and the message lost), so there is no other way to a [`Subject`].
 
 use std::{fmt, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! Requests over a real nats-server: each ends exactly once and as it should, whatever the server and
-//! the workers do.
+//! Requests over a real nats-server: each ends exactly once and as it should, whatever the server
+//! and the workers do.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -311,8 +311,8 @@ async fn tls_is_spoken_when_configured() {
 
 #[tokio::test]
 async fn a_reply_that_breaks_the_client_costs_two_seconds_at_most() {
-    // A bare carriage return makes the client library's task panic, and bytes that are not UTF-8 make
-    // it drop the connection.
+    // A bare carriage return makes the client library's task panic, and bytes that are not UTF-8
+    // make it drop the connection.
     for header in [&b"NATS/1.0\r\nx: a\rb\r\n\r\n"[..], b"NATS/1.0\r\nx: \xff\r\n\r\n"] {
         let server = NatsServer::start();
         let metrics = Metrics::new();

@@ -1,8 +1,8 @@
 //! An event as the headers of a NATS message: the CloudEvents 1.0 NATS binding in binary mode.
 //!
 //! Values are percent-encoded as the binding asks: a space, a quotation mark, a percent sign and
-//! everything outside U+0021 to U+007E. So nothing that a client chose (path, user, subprotocol) can
-//! end a header or begin another. Client headers are not copied at all.
+//! everything outside U+0021 to U+007E. So nothing that a client chose (path, user, subprotocol)
+//! can end a header or begin another. Client headers are not copied at all.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -21,9 +21,8 @@ struct Writer {
 
 /// The event's headers.
 ///
-/// # Errors
-/// Never, for encoded values have no line ends; but the library's other ways to a value panic, and a
-/// mistake made here later shall cost an event and not the process.
+/// # Errors Never, for encoded values have no line ends; but the library's other ways to a value
+/// panic, and a mistake made here later shall cost an event and not the process.
 pub(super) fn headers(event: &Event) -> Result<HeaderMap, ParseHeaderValueError> {
     let peer = &event.peer;
     let (hub, connection) = (peer.route.hub.as_str(), peer.id.to_string());

@@ -1,6 +1,6 @@
 //! The backend inside moorline, for a first try without any other: says back what it hears.
 
-use crate::event::{Action, EventBody, Grant, Outcome};
+use crate::event::{Action, EventBody, Outcome};
 
 /// Answers every message with itself and lets everybody in.
 #[derive(Debug, Clone, Copy, Default)]
@@ -10,7 +10,7 @@ impl EchoRelay {
     /// What it answers.
     pub(super) fn answer(self, body: &EventBody) -> Outcome {
         match body {
-            EventBody::Connect(_) => Outcome::Accepted(Box::new(Grant::default())),
+            EventBody::Connect(_) => Outcome::Accepted(Box::default()),
             EventBody::Message(message) => Outcome::Replied(vec![Action::Send(message.clone())]),
             EventBody::Connected | EventBody::Disconnected(_) => Outcome::Replied(Vec::new()),
         }

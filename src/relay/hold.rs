@@ -1,9 +1,9 @@
 //! Holding events while no backend is there: a line for each subject, in the order of arrival.
 //!
 //! Who stands first in a line tries again, with jittered pauses that belong to the line and not to
-//! whoever stands first, so that a short hold under load still tries. Once one got through, the line
-//! is open: each goes as soon as the one before it was sent, so order is kept without waiting for
-//! answers. What all lines together hold is bounded in bytes.
+//! whoever stands first, so that a short hold under load still tries. Once one got through, the
+//! line is open: each goes as soon as the one before it was sent, so order is kept without waiting
+//! for answers. What all lines together hold is bounded in bytes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,8 +20,8 @@ use crate::task::Backoff;
 #[derive(Debug, Clone)]
 pub struct Hold {
     budget: Arc<Budget>,
-    /// By subject. Routes keep their lines alive; an entry of a route that is gone is empty. Held only
-    /// while a route is made.
+    /// By subject. Routes keep their lines alive; an entry of a route that is gone is empty. Held
+    /// only while a route is made.
     lines: Arc<Mutex<HashMap<String, Weak<Line>>>>,
 }
 

@@ -10,7 +10,8 @@ use crate::metrics::RouteMetrics;
 pub(super) struct Measure<'a> {
     metrics: &'a RouteMetrics,
     since: Instant,
-    /// What is counted when the request is dropped now: `Unknown` while a backend may have the event.
+    /// What is counted when the request is dropped now: `Unknown` while a backend may have the
+    /// event.
     if_dropped: Option<Outcome>,
 }
 

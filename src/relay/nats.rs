@@ -1,5 +1,5 @@
-//! Events as NATS requests. Each is published at most once; only one that certainly came to no worker
-//! is held and published again.
+//! Events as NATS requests. Each is published at most once; only one that certainly came to no
+//! worker is held and published again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,8 +54,8 @@ enum Tried {
     NotProcessed,
 }
 
-/// Silence after a try until it counts as taken by a worker. The server says that nobody listens within
-/// a fraction of a millisecond, or some for each hop of a large NATS network.
+/// Silence after a try until it counts as taken by a worker. The server says that nobody listens
+/// within a fraction of a millisecond, or some for each hop of a large NATS network.
 const TAKEN_AFTER: Duration = Duration::from_millis(100);
 
 impl NatsRelay {
@@ -122,8 +122,8 @@ impl NatsRelay {
     ) -> Outcome {
         let state = asked.event.state.as_ref().map_or(0, |state| state.as_str().len());
         let size = asked.data.len() + state;
-        // Certainly not processed, as if `Unavailable`; but it is the node that has no room, and its
-        // operator who can give it more.
+        // Certainly not processed, as if `Unavailable`; but it is the node that has no room, and
+        // its operator who can give it more.
         let Some(place) = asked.way.line.join(size, Instant::now()) else {
             return Outcome::Overloaded;
         };
@@ -140,7 +140,8 @@ impl NatsRelay {
         }
     }
 
-    /// Ends when the event stands first, its line's pause is over and NATS is connected. Cancel safe.
+    /// Ends when the event stands first, its line's pause is over and NATS is connected. Cancel
+    /// safe.
     async fn may_try(&self, place: &Place) {
         place.turn().await;
         if let Some(at) = place.try_at() {
@@ -149,8 +150,8 @@ impl NatsRelay {
         self.nats.up().await;
     }
 
-    /// One try of the first in line. The line goes on as soon as the event is as good as taken: at once
-    /// when the one before was, else when there was an answer or a while of silence.
+    /// One try of the first in line. The line goes on as soon as the event is as good as taken: at
+    /// once when the one before was, else when there was an answer or a while of silence.
     async fn try_in_line(
         &self,
         asked: &Asked<'_>,
@@ -163,10 +164,11 @@ impl NatsRelay {
         let deadline = sent + self.request_timeout;
         let mut pending = match self.send(asked, deadline, measure).await {
             Ok(pending) => pending,
-            Err(tried) => {
+            Err(Tried::NotProcessed) => {
                 place.close(Instant::now());
-                return tried;
+                return Tried::NotProcessed;
             }
+            Err(done @ Tried::Done(_)) => return done,
         };
         let silence = if was_open { sent } else { deadline.min(sent + TAKEN_AFTER) };
         let mut ended = pending.reply(silence).await;

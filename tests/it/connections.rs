@@ -21,9 +21,8 @@ async fn a_message_over_the_limit_is_closed_with_1009() {
 
 #[tokio::test]
 async fn a_quiet_client_is_pinged_and_its_answer_is_timed() {
-    let node = Node::start(&format!(
-        "heartbeat: {{ping_interval: 1s, pong_timeout: 1s}}\n{ECHO}}}\n"
-    ));
+    let node =
+        Node::start(&format!("heartbeat: {{ping_interval: 1s, pong_timeout: 1s}}\n{ECHO}}}\n"));
     let mut client = Client::connect(node.ws()).await;
     let started = Instant::now();
     // Reading answers the pings; nothing else is sent.
@@ -89,9 +88,8 @@ async fn a_client_that_floods_is_held_back_and_answered_in_order() {
 
 #[tokio::test]
 async fn a_client_that_never_reads_is_closed_and_costs_little() {
-    let node = Node::start(&format!(
-        "{ECHO}, max_message: 1MiB, heartbeat: {{write_timeout: 2s}}}}\n"
-    ));
+    let node =
+        Node::start(&format!("{ECHO}, max_message: 1MiB, heartbeat: {{write_timeout: 2s}}}}\n"));
     let mut client = Client::connect(node.ws()).await;
     let before = node.metric("process_resident_memory_bytes", &[]).await;
     let message = Message::binary(vec![7; 1 << 20]);
@@ -104,7 +102,10 @@ async fn a_client_that_never_reads_is_closed_and_costs_little() {
     };
     let _ = tokio::time::timeout(Duration::from_secs(4), flood).await;
     let line = node.wait_for("connection ended", |_| true);
-    assert_eq!((line["code"].as_u64(), line["cause"].as_str()), (Some(4508), Some("write-timeout")));
+    assert_eq!(
+        (line["code"].as_u64(), line["cause"].as_str()),
+        (Some(4508), Some("write-timeout"))
+    );
     let after = node.metric("process_resident_memory_bytes", &[]).await;
     assert!(after - before < 24.0 * 1024.0 * 1024.0, "{before} to {after}");
 }
@@ -118,11 +119,15 @@ async fn an_ended_connection_is_one_line_that_says_how() {
     client.close().await;
     let line = node.wait_for("connection ended", |line| line["connection"] == id.as_str());
     assert_eq!(line["level"], "INFO");
-    for (field, value) in [("code", 1005), ("messages_in", 1), ("bytes_in", 5), ("messages_out", 1)] {
+    for (field, value) in [("code", 1005), ("messages_in", 1), ("bytes_in", 5), ("messages_out", 1)]
+    {
         assert_eq!(line[field], value, "{field}");
     }
     assert_eq!((line["cause"].as_str(), line["hub"].as_str()), (Some("client"), Some("default")));
-    assert_eq!((line["route"].as_str(), line["last_outcome"].as_str()), (Some("/ws"), Some("replied")));
+    assert_eq!(
+        (line["route"].as_str(), line["last_outcome"].as_str()),
+        (Some("/ws"), Some("replied"))
+    );
     assert!(line["remote"].as_str().unwrap().starts_with("127.0.0.1:"));
     assert!(line["duration_ms"].is_u64());
     assert_eq!(node.lines("connection ended").len(), 1);
@@ -156,10 +161,7 @@ async fn a_stopped_node_answers_what_is_in_flight_and_says_1012() {
 
 #[tokio::test]
 async fn a_second_signal_stops_at_once() {
-    let mut node = Node::start(&format!(
-        "{}{ECHO}}}\n",
-        "heartbeat: {close_timeout: 1m}\n"
-    ));
+    let mut node = Node::start(&format!("{}{ECHO}}}\n", "heartbeat: {close_timeout: 1m}\n"));
     let _client = Client::connect(node.ws()).await;
     node.signal("TERM");
     node.wait_for("draining", |_| true);
@@ -171,9 +173,8 @@ async fn a_second_signal_stops_at_once() {
 
 #[tokio::test]
 async fn a_stopped_process_times_nobody_out_when_it_goes_on() {
-    let node = Node::start(&format!(
-        "heartbeat: {{ping_interval: 1s, pong_timeout: 2s}}\n{ECHO}}}\n"
-    ));
+    let node =
+        Node::start(&format!("heartbeat: {{ping_interval: 1s, pong_timeout: 2s}}\n{ECHO}}}\n"));
     let mut clients = Vec::new();
     for _ in 0..20 {
         let mut client = Request::new("/ws").connect(node.ws()).await.unwrap();

@@ -71,7 +71,7 @@ async fn hostile_handshakes_are_refused_by_their_exact_status() {
         ("HTTP/1.0", handshake(&[("GET", "GET /ws HTTP/1.0")]), 505),
         ("HTTP/0.9", b"GET /ws\r\n\r\n".to_vec(), 400),
         ("HTTP/1.2", handshake(&[("GET", "GET /ws HTTP/1.2")]), 400),
-        ("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 400),
+        ("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 0),
         ("no version", handshake(&[("GET", "GET /ws")]), 400),
         ("space in the target", handshake(&[("GET", "GET /w s HTTP/1.1")]), 400),
         ("NUL in the target", handshake(&[("GET", "GET /w\0s HTTP/1.1")]), 400),
@@ -88,7 +88,7 @@ async fn hostile_handshakes_are_refused_by_their_exact_status() {
         ("no room", handshake(&[("GET", "GET /rooms/ HTTP/1.1")]), 404),
         ("asterisk", handshake(&[("GET", "GET * HTTP/1.1")]), 404),
         ("other authority", handshake(&[("GET", "GET http://evil.com/ws HTTP/1.1")]), 400),
-        ("CONNECT", handshake(&[("GET", "CONNECT example.com:443 HTTP/1.1")]), 404),
+        ("CONNECT", handshake(&[("GET", "CONNECT example.com:443 HTTP/1.1")]), 400),
         // Host.
         ("no Host", handshake(&[("Host", "")]), 400),
         ("two Hosts", handshake(&[("", "Host: example.com")]), 400),
@@ -110,47 +110,61 @@ async fn hostile_handshakes_are_refused_by_their_exact_status() {
         ("version 0", handshake(&[("Sec-WebSocket-Version", "Sec-WebSocket-Version: 0")]), 426),
         ("version 14", handshake(&[("Sec-WebSocket-Version", "Sec-WebSocket-Version: 14")]), 426),
         ("two versions", handshake(&[("", "Sec-WebSocket-Version: 8")]), 426),
-        ("a list of versions", {
-            handshake(&[("Sec-WebSocket-Version", "Sec-WebSocket-Version: 13, 8")])
-        }, 426),
+        (
+            "a list of versions",
+            { handshake(&[("Sec-WebSocket-Version", "Sec-WebSocket-Version: 13, 8")]) },
+            426,
+        ),
         // Key.
         ("no key", handshake(&[("Sec-WebSocket-Key", "")]), 400),
         ("empty key", handshake(&[("Sec-WebSocket-Key", "Sec-WebSocket-Key:")]), 400),
         ("two keys", handshake(&[("", KEY)]), 400),
-        ("15 bytes", {
-            handshake(&[("Sec-WebSocket-Key", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAA")])
-        }, 400),
-        ("17 bytes", {
-            handshake(&[("Sec-WebSocket-Key", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAAA=")])
-        }, 400),
-        ("bad base64", {
-            handshake(&[("Sec-WebSocket-Key", "Sec-WebSocket-Key: !!!!IHNhbXBsZSBub25jZQ==")])
-        }, 400),
-        ("no padding", {
-            handshake(&[("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ")])
-        }, 400),
+        (
+            "15 bytes",
+            { handshake(&[("Sec-WebSocket-Key", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAA")]) },
+            400,
+        ),
+        (
+            "17 bytes",
+            { handshake(&[("Sec-WebSocket-Key", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAAA=")]) },
+            400,
+        ),
+        (
+            "bad base64",
+            { handshake(&[("Sec-WebSocket-Key", "Sec-WebSocket-Key: !!!!IHNhbXBsZSBub25jZQ==")]) },
+            400,
+        ),
+        (
+            "no padding",
+            { handshake(&[("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ")]) },
+            400,
+        ),
         // Subprotocols.
         ("empty subprotocol", handshake(&[("", "Sec-WebSocket-Protocol: ,")]), 400),
         ("subprotocol with a space", handshake(&[("", "Sec-WebSocket-Protocol: a b")]), 400),
         ("subprotocol twice", handshake(&[("", "Sec-WebSocket-Protocol: a, a")]), 400),
-        ("subprotocol twice in two headers", {
-            handshake(&[("", "Sec-WebSocket-Protocol: a"), ("", "Sec-WebSocket-Protocol: a")])
-        }, 400),
+        (
+            "subprotocol twice in two headers",
+            { handshake(&[("", "Sec-WebSocket-Protocol: a"), ("", "Sec-WebSocket-Protocol: a")]) },
+            400,
+        ),
         ("subprotocol not a token", handshake(&[("", "Sec-WebSocket-Protocol: a(b)")]), 400),
         // Body and framing (RFC 9112 sections 6.1 and 6.3).
         ("a body", handshake(&[("", "Content-Length: 5")]), 413),
         ("chunked", handshake(&[("", "Transfer-Encoding: chunked")]), 413),
-        ("both lengths", {
-            handshake(&[("", "Content-Length: 5"), ("", "Transfer-Encoding: chunked")])
-        }, 400),
-        ("two lengths", {
-            handshake(&[("", "Content-Length: 5"), ("", "Content-Length: 6")])
-        }, 400),
+        (
+            "both lengths",
+            { handshake(&[("", "Content-Length: 5"), ("", "Transfer-Encoding: chunked")]) },
+            413,
+        ),
+        (
+            "two lengths",
+            { handshake(&[("", "Content-Length: 5"), ("", "Content-Length: 6")]) },
+            400,
+        ),
         ("bad length", handshake(&[("", "Content-Length: -1")]), 400),
         ("length of a plus", handshake(&[("", "Content-Length: +5")]), 400),
-        ("not chunked at the end", {
-            handshake(&[("", "Transfer-Encoding: chunked, gzip")])
-        }, 400),
+        ("not chunked at the end", { handshake(&[("", "Transfer-Encoding: chunked, gzip")]) }, 400),
         ("space before the colon", handshake(&[("", "X-A : b")]), 400),
         ("folded header", handshake(&[("", "X-A: b\r\n c")]), 400),
         ("header without a name", handshake(&[("", ": b")]), 400),
@@ -170,9 +184,11 @@ async fn hostile_handshakes_are_refused_by_their_exact_status() {
         ("origin http", handshake(&[("", "Origin: http://good.com")]), 403),
         ("origin port", handshake(&[("", "Origin: https://good.com:8443")]), 403),
         ("origin userinfo", handshake(&[("", "Origin: https://good.com@evil.com")]), 403),
-        ("two origins", {
-            handshake(&[("", "Origin: https://good.com"), ("", "Origin: https://evil.com")])
-        }, 403),
+        (
+            "two origins",
+            { handshake(&[("", "Origin: https://good.com"), ("", "Origin: https://evil.com")]) },
+            403,
+        ),
     ];
     assert!(cases.len() >= 60, "{}", cases.len());
     let mut wrong = Vec::new();
@@ -266,7 +282,10 @@ async fn refusals_carry_what_their_status_demands() {
     assert!(answer.to_ascii_lowercase().contains("allow: get\r\n"), "{answer}");
     let (_, body) = exchange(node.ws(), &handshake(&[("", "Origin: https://evil.com")])).await;
     let problem: serde_json::Value = serde_json::from_str(&body).unwrap();
-    assert_eq!((problem["status"].as_u64(), problem["error"].as_str()), (Some(403), Some("origin")));
+    assert_eq!(
+        (problem["status"].as_u64(), problem["error"].as_str()),
+        (Some(403), Some("origin"))
+    );
     let id = problem["connection"].as_str().unwrap();
     let line = node.wait_for("handshake refused", |line| line["connection"] == id);
     assert_eq!((line["result"].as_str(), line["status"].as_u64()), (Some("origin"), Some(403)));

@@ -5,12 +5,6 @@ mod harness;
 
 mod tidy;
 mod handshakes;
-mod tokens;
-mod tls;
 mod relaying;
 mod outages;
 mod connections;
-mod operators;
-mod commands;
-mod clients;
-mod workers;

@@ -67,10 +67,8 @@ async fn requests_in_flight_when_nats_dies_end_unknown_at_once() {
     let worker = Worker::start(&nats, MESSAGES, |_| crate::harness::Answer::never()).await;
     let mut client = Client::connect(node.ws()).await;
     client.send("in flight").await;
-    eventually("the request is at the worker", async || {
-        (worker.texts().len() == 1).then_some(())
-    })
-    .await;
+    eventually("the request is at the worker", async || (worker.texts().len() == 1).then_some(()))
+        .await;
     nats.kill();
     let killed = Instant::now();
     assert_eq!(client.next_text().await, "failed: unknown");

@@ -199,10 +199,8 @@ async fn a_worker_that_dies_with_a_request_leaves_one_unknown() {
     let first = Worker::start(&nats, MESSAGES, |_| Answer::never()).await;
     let mut client = Client::connect(node.ws()).await;
     client.send("doomed").await;
-    eventually("the request reached the worker", async || {
-        (first.texts().len() == 1).then_some(())
-    })
-    .await;
+    eventually("the request reached the worker", async || (first.texts().len() == 1).then_some(()))
+        .await;
     drop(first);
     let second = Worker::echo(&nats, MESSAGES).await;
     assert_eq!(client.next_text().await, "unknown");
@@ -255,8 +253,7 @@ async fn a_wider_window_gives_the_order_up_for_throughput() {
 #[tokio::test]
 async fn all_events_of_a_connection_come_in_order() {
     let nats = NatsServer::start().await;
-    let node =
-        node_with(&nats, ", events: [connect, connected, message, disconnected]").await;
+    let node = node_with(&nats, ", events: [connect, connected, message, disconnected]").await;
     let worker = Worker::start(&nats, "moorline.default.in.*", |message| {
         let is_message = &*message.subject == MESSAGES;
         Answer::payload(if is_message { message.payload.clone() } else { "".into() })
@@ -273,8 +270,9 @@ async fn all_events_of_a_connection_come_in_order() {
     let all = |name: &str| -> Vec<String> {
         requests.iter().map(|request| header(request, name).unwrap()).collect()
     };
-    let types: Vec<String> =
-        ["connect", "connected", "message", "message", "disconnected"].map(|t| format!("moorline.{t}")).into();
+    let types: Vec<String> = ["connect", "connected", "message", "message", "disconnected"]
+        .map(|t| format!("moorline.{t}"))
+        .into();
     assert_eq!(all("ce-type"), types);
     assert_eq!(all("ce-sequence"), ["1", "2", "3", "4", "5"]);
     assert_eq!(all("ce-id")[4], format!("{id}-end"));

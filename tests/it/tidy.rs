@@ -103,10 +103,8 @@ fn imports_point_one_way() {
 fn every_module_of_the_house_has_a_place() {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs"));
     let text = text.unwrap();
-    let declared: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
-        .collect();
+    let declared: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     let listed: Vec<&str> = ROWS.iter().flat_map(|row| row.iter().copied()).collect();
     assert_eq!(declared.len(), listed.len());
     assert!(declared.iter().all(|name| listed.contains(name)), "{declared:?}");

@@ -1,6 +1,8 @@
 //! The config as its users meet it: mistakes and their messages, and the files in `config/`.
 
 mod messages;
+mod variables;
+mod rules;
 mod shipped;
 mod mutations;
 

@@ -47,7 +47,7 @@ fn what_is_not_commented_out_is_the_default() {
         .unwrap_or_else(|fault| panic!("{fault}"));
     assert_eq!(read, Config::default());
     // Each default that is not a list or an absent thing is written out.
-    for section in ["heartbeat", "limits", "shutdown", "log"] {
+    for section in ["listeners", "heartbeat", "limits", "shutdown", "log"] {
         let written = tree.key(section).map(keys).unwrap_or_default();
         let defaults = serde_json::to_value(Config::default()).unwrap();
         for (key, value) in defaults[section].as_object().unwrap() {
@@ -61,6 +61,7 @@ fn every_example_is_valid() {
     let text = with_examples(None);
     let config = yaml(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     assert_eq!(config.routes.len(), 2);
+    assert_eq!(yaml(&config.to_yaml()).as_ref(), Ok(&config));
     let alternatives: Vec<_> = REFERENCE
         .lines()
         .filter_map(|line| line.trim_start().strip_prefix("#or ")?.split(':').next())

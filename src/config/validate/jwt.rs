@@ -1,7 +1,7 @@
 //! Rules of tokens: which keys, for which algorithms, from where.
 
 use super::{DAY, Findings, MINUTE, is_line, is_token};
-use crate::config::{Jwks, Jwt, JwtAlgorithm, JwtKey, JwtSources, Period, Size, error::quoted};
+use crate::config::{Jwks, Jwt, JwtKey, JwtSources, Period, Size, error::quoted};
 
 /// Checks how tokens are found and checked.
 pub(super) fn check(jwt: &Jwt, findings: &mut Findings) {
@@ -55,7 +55,7 @@ fn key(key: &JwtKey, at: &str, findings: &mut Findings) {
     // A public key used as an HMAC secret is the classic forgery (RFC 8725 section 2.1).
     for (i, algorithm) in key.algorithms.iter().enumerate() {
         let path = format!("{at}.algorithms[{i}]");
-        match (by_secret, is_symmetric(*algorithm)) {
+        match (by_secret, algorithm.is_symmetric()) {
             (true, false) => findings.refuse(
                 &path,
                 format!("{algorithm:?} needs a `public_key`, and this key is a `secret`"),
@@ -84,7 +84,7 @@ fn jwks(set: &Jwks, findings: &mut Findings) {
         "expected at least one algorithm, as `[RS256]`",
     );
     for (i, algorithm) in set.algorithms.iter().enumerate() {
-        if is_symmetric(*algorithm) {
+        if algorithm.is_symmetric() {
             findings.refuse(
                 &format!("jwt.jwks.algorithms[{i}]"),
                 format!(
@@ -98,7 +98,7 @@ fn jwks(set: &Jwks, findings: &mut Findings) {
     findings.period("jwt.jwks.max_stale", set.max_stale, set.refresh, 30 * DAY);
     findings.period("jwt.jwks.timeout", set.timeout, Period::millis(100), MINUTE);
     let most = Size::kib(16 * 1024);
-    findings.size("jwt.jwks.max_size", set.max_size, Size::kib(1), most);
+    findings.range("jwt.jwks.max_size", set.max_size, Size::kib(1), most);
 }
 
 /// Keys that come in the clear could be anybody's, so plain http is for this machine only.
@@ -161,10 +161,6 @@ fn sources(sources: &JwtSources, findings: &mut Findings) {
         let message = "expected the name of a query parameter, as `access_token`";
         findings.need(fits, "jwt.sources.query", message);
     }
-}
-
-const fn is_symmetric(algorithm: JwtAlgorithm) -> bool {
-    matches!(algorithm, JwtAlgorithm::HS256 | JwtAlgorithm::HS384 | JwtAlgorithm::HS512)
 }
 
 const LINE: &str = "expected a text of 1 to 256 bytes without control characters";

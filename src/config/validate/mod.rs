@@ -13,10 +13,7 @@ mod node;
 
 use std::{fmt::Display, time::Duration};
 
-use super::{Config, Period, Problem, Size};
-
-/// The longest duration that is taken anywhere; beyond it a sum with the clock could overflow.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+use super::{Config, Period, Problem};
 
 impl Config {
     /// Checks every rule. Empty when the config can be served; problems come in the order of the
@@ -45,8 +42,8 @@ impl Config {
 struct Findings(Vec<Problem>);
 
 impl Findings {
-    fn refuse(&mut self, path: &str, message: impl Into<Box<str>>) {
-        self.0.push(Problem::new(path, message));
+    fn refuse(&mut self, path: &str, message: impl AsRef<str>) {
+        self.0.push(Problem::new(path, message.as_ref()));
     }
 
     /// Refuses with a message unless `holds`.
@@ -56,22 +53,17 @@ impl Findings {
         }
     }
 
-    fn range<T: PartialOrd + Display>(&mut self, path: &str, value: T, least: T, most: T) {
+    fn range<T: PartialOrd + Display + Copy>(&mut self, path: &str, value: T, least: T, most: T) {
         if value < least || value > most {
             self.refuse(path, format!("expected {least} to {most}, found {value}"));
         }
     }
 
     fn period(&mut self, path: &str, value: Period, least: Period, most: Duration) {
-        let most = most.min(LONGEST);
         if value < least || value.get() > most {
             let most = humantime::format_duration(most);
             self.refuse(path, format!("expected {least} to {most}, found {value}"));
         }
-    }
-
-    fn size(&mut self, path: &str, value: Size, least: Size, most: Size) {
-        self.range(path, value, least, most);
     }
 }
 

@@ -30,10 +30,10 @@ pub(super) fn limits(limits: &Limits, findings: &mut Findings) {
     findings.range("limits.max_connections", limits.max_connections, 1, 10_000_000);
     findings.period("limits.tls_timeout", limits.tls_timeout, tenth, 5 * MINUTE);
     findings.period("limits.head_timeout", limits.head_timeout, tenth, 5 * MINUTE);
-    findings.size("limits.max_head", limits.max_head, Size::kib(8), Size::kib(1024));
+    findings.range("limits.max_head", limits.max_head, Size::kib(8), Size::kib(1024));
     findings.range("limits.max_headers", limits.max_headers, 16, 1000);
     let most = Size::kib(64 * 1024 * 1024);
-    findings.size("limits.max_held", limits.max_held, Size::kib(64), most);
+    findings.range("limits.max_held", limits.max_held, Size::kib(64), most);
 }
 
 /// Checks the end of the node.

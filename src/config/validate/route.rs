@@ -45,6 +45,11 @@ fn check_one(config: &Config, route: &Route, at: &str, findings: &mut Findings) 
         );
     }
     auth(config, route, at, findings);
+    findings.need(
+        !route.anonymous || route.auth == AuthMode::Jwt,
+        &path("anonymous"),
+        "`true` is for `auth: jwt` only: it lets clients without a token in",
+    );
     for (i, text) in route.origins.iter().enumerate() {
         if let Err(message) = origin::check(text) {
             findings.refuse(&format!("{at}.origins[{i}]"), message);

@@ -134,7 +134,7 @@ fn actions_apply_in_order_and_nothing_follows_a_close() {
     assert_eq!(effects, expected);
     assert_eq!(scene.machine.state(), state.as_ref());
     assert_eq!(scene.message("ignored"), [], "after our close frame nothing is taken");
-    assert_eq!(scene.on(Input::PeerClosed(Some((4000, String::new())))), [Effect::Finish]);
+    assert_eq!(scene.on(Input::PeerClosed(Some((4000, String::new())))), [Effect::HangUp]);
     assert_eq!(scene.closed(), Some((4000, Cause::BackendClosed)));
 }
 
@@ -176,8 +176,8 @@ fn the_end_has_one_cause() {
     let vanished = (1006, Cause::Vanished);
     for (input, last, closed) in [
         (Input::PeerGone, Effect::Abort, vanished),
-        (Input::PeerClosed(None), Effect::Finish, (1005, Cause::Client)),
-        (Input::PeerClosed(Some((3001, "x".into()))), Effect::Finish, (3001, Cause::Client)),
+        (Input::PeerClosed(None), Effect::Linger, (1005, Cause::Client)),
+        (Input::PeerClosed(Some((3001, "x".into()))), Effect::Linger, (3001, Cause::Client)),
         (Input::WriteStalled, Effect::Abort, (4508, Cause::WriteTimeout)),
     ] {
         let mut scene = Scene::open(|_| {});
@@ -198,7 +198,7 @@ fn a_violation_is_named_and_not_argued_about() {
     ] {
         let mut scene = Scene::open(|_| {});
         let effects = scene.on(Input::Violation(close.clone()));
-        assert_eq!(effects, [Effect::SendClose(close.clone()), Effect::Finish]);
+        assert_eq!(effects, [Effect::SendClose(close.clone()), Effect::Linger]);
         assert_eq!(scene.closed(), Some((close.code, close.cause)));
         assert_eq!(close.cause.as_str(), name);
     }
@@ -289,7 +289,7 @@ fn a_panic_costs_its_own_connection_only() {
     let mut scene = Scene::open(|_| {});
     scene.message("a");
     let effects = scene.on(Input::Panicked);
-    assert_eq!(effects, [Effect::SendClose(Close::of(Cause::Panic)), Effect::Finish]);
+    assert_eq!(effects, [Effect::SendClose(Close::of(Cause::Panic)), Effect::Linger]);
     assert_eq!(scene.closed(), Some((1011, Cause::Panic)));
     assert!(!scene.machine.is_busy());
 }

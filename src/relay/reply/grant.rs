@@ -1,5 +1,5 @@
-//! The JSON with which a backend lets a client in: `{"user_id", "subprotocol", "state", "headers"}`,
-//! all optional; an empty body accepts and says nothing more.
+//! The JSON with which a backend lets a client in: `{"user_id", "subprotocol", "state",
+//! "headers"}`, all optional; an empty body accepts and says nothing more.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,8 @@ use crate::id::UserId;
 
 /// The most bytes of the JSON.
 pub(super) const MAX: usize = 64 * 1024;
-/// The most bytes of header names and values for the 101, so that no client finds its head too large.
+/// The most bytes of header names and values for the 101, so that no client finds its head too
+/// large.
 const HEADERS_MAX: usize = 8 * 1024;
 
 /// Unknown names are ignored, so that a backend may be newer than the node.

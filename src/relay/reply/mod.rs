@@ -1,5 +1,5 @@
-//! A backend's reply as an outcome, by the contract with backends (design: payload first, then state,
-//! then close). Pure: no I/O, no clock, and nothing a backend sends makes it panic.
+//! A backend's reply as an outcome, by the contract with backends (design: payload first, then
+//! state, then close). Pure: no I/O, no clock, and nothing a backend sends makes it panic.
 
 mod grant;
 #[cfg(test)]
@@ -36,8 +36,8 @@ pub(super) enum Broken {
     Header,
 }
 
-/// The headers of a reply that mean something; all others, `ce-*` among them, are not looked at, for
-/// some client libraries send the request's headers back.
+/// The headers of a reply that mean something; all others, `ce-*` among them, are not looked at,
+/// for some client libraries send the request's headers back.
 #[derive(Debug, Default)]
 struct Fields<'a> {
     content_type: Option<&'a str>,
@@ -71,6 +71,7 @@ pub(super) fn outcome(body: &EventBody, reply: &Reply) -> Result<Outcome, Broken
 }
 
 /// A failed request: its status, and whether the backend meant that for the client.
+#[derive(Debug, Clone, Copy)]
 struct Failure {
     status: u16,
     is_explicit: bool,
@@ -89,8 +90,9 @@ fn failure(fields: &Fields<'_>, reply: &Reply) -> Result<Option<Failure>, Broken
     }))
 }
 
-/// What the client may see of a failure: for a message, the body under an explicit 4xx; for a connect
-/// event, a short text under an explicit status, for it becomes the body of an HTTP refusal.
+/// What the client may see of a failure: for a message, the body under an explicit 4xx; for a
+/// connect event, a short text under an explicit status, for it becomes the body of an HTTP
+/// refusal.
 fn refusal(body: &EventBody, fields: &Fields<'_>, failure: Failure, payload: &Bytes) -> Refusal {
     let Failure { status, is_explicit } = failure;
     let is_shown = is_explicit && !payload.is_empty();

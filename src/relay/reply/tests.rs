@@ -4,7 +4,7 @@ use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::{Ended, Offer};
+use crate::event::Ended;
 
 fn reply(headers: &[(&str, &str)], payload: &'static [u8]) -> Reply {
     let mut map = HeaderMap::new();
@@ -166,7 +166,7 @@ fn a_failed_message_shows_its_body_only_when_told_to() {
 
 #[test]
 fn a_connect_event_is_accepted_or_refused() {
-    let offer = || EventBody::Connect(Box::new(Offer::default()));
+    let offer = || EventBody::Connect(Box::default());
     let accepted = outcome(&offer(), &reply(&[], br#"{"user_id":"alice"}"#));
     let Ok(Outcome::Accepted(grant)) = accepted else { panic!("{accepted:?}") };
     assert_eq!(grant.user.unwrap().as_str(), "alice");

@@ -142,7 +142,7 @@ impl Worker {
         let mut asked = client.queue_subscribe(subject, "workers".to_owned()).await.unwrap();
         client.flush().await.unwrap();
         // A round trip: the server has the subscription before a test goes on.
-        let _ = client.request("moorline.harness.nobody", Bytes::new()).await;
+        let _ = client.request("harness.nobody", Bytes::new()).await;
         let requests = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&requests);
         let task = tokio::spawn(async move {

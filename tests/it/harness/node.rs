@@ -13,6 +13,9 @@ use tempfile::TempDir;
 
 use super::{DEADLINE, eventually, exchange};
 
+/// Bytes of log shown when a test fails.
+const LOG_SHOWN: usize = 4000;
+
 /// A running node. It is killed when the test is over.
 pub(crate) struct Node {
     child: Child,
@@ -173,7 +176,9 @@ impl Drop for Node {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- the node's log ---\n{}", self.whole_log());
+            let log = self.whole_log();
+            let from = log.len().saturating_sub(LOG_SHOWN);
+            eprintln!("--- the end of the node's log ---\n{}", log.get(from..).unwrap_or(&log));
         }
     }
 }

@@ -1,1 +1,0 @@
-//! Events to workers behind a real nats-server, and what comes of them.
