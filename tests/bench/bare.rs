@@ -29,7 +29,7 @@ pub(crate) async fn run(nats: &str, certificate: &Path, key: &Path) -> anyhow::R
         .with_no_client_auth()
         .with_single_cert(chain, PrivateKeyDer::from_pem_file(key)?)?;
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let nats = async_nats::connect(nats).await?;
+    let nats = Box::pin(async_nats::connect(nats)).await?;
     let listener = TcpListener::bind(ANY_PORT).await?;
     announce("wss", &listener.local_addr()?.to_string());
     loop {
@@ -43,13 +43,13 @@ pub(crate) async fn run(nats: &str, certificate: &Path, key: &Path) -> anyhow::R
 async fn accept(tcp: TcpStream, acceptor: TlsAcceptor, nats: Client) {
     let config = WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(0);
     if let Ok(tls) = acceptor.accept(tcp).await
-        && let Ok(socket) = accept_async_with_config(tls, Some(config)).await
+        && let Ok(socket) = Box::pin(accept_async_with_config(tls, Some(config))).await
     {
         spawn(relay(Box::new(socket), nats));
     }
 }
 
-#[expect(clippy::boxed_local, reason = "a future holds what it is given twice")]
+/// Boxed, for a future holds what it is given twice.
 async fn relay(mut socket: Box<WebSocket>, nats: Client) {
     while let Some(Ok(message)) = socket.next().await {
         let is_text = message.is_text();

@@ -95,13 +95,8 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a text and waits until it has come back.
-    pub(crate) async fn echo(&mut self, payload: &Bytes) -> anyhow::Result<()> {
-        self.echo_framed(&Framed::text(payload.clone())).await
-    }
-
     /// Sends a message and waits until it has come back.
-    pub(crate) async fn echo_framed(&mut self, message: &Framed) -> anyhow::Result<()> {
+    pub(crate) async fn echo(&mut self, message: &Framed) -> anyhow::Result<()> {
         let echoed = async {
             self.io.write_all(&message.bytes).await?;
             self.io.flush().await?;

@@ -1,7 +1,6 @@
 //! CPU of the relay's process for each message that went to the worker and back, and how many go
 //! through at all.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +17,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 /// One relay, its clients, and what was measured.
 struct Line {
-    relay: Arc<Relay>,
+    relay: Relay,
     clients: Vec<Client>,
     cpu: Vec<f64>,
     rate: Vec<f64>,
@@ -32,17 +31,18 @@ pub(crate) async fn measure(
     let message = Framed::text(Bytes::from(vec![b'x'; PAYLOAD]));
     let mut lines = Vec::new();
     for side in Side::BOTH {
-        let relay = Arc::new(stage.start(side).await?);
-        let clients = load::connect(&relay, CONNECTIONS, false).await?;
+        let relay = stage.start(side).await?;
+        let clients = load::connect(&relay.wss, CONNECTIONS).await?;
         let (clients, _) = load::closed_loop(clients, &message, WARM_UP).await?;
         lines.push(Line { relay, clients, cpu: vec![], rate: vec![] });
     }
     for round in 1..=scale.rounds {
         for line in &mut lines {
-            line.round(&message, scale.window).await?;
-            let (cpu, rate) = (line.cpu.last(), line.rate.last());
+            let (cpu, rate) = line.round(&message, scale.window).await?;
             let name = line.relay.side.name();
-            progress(&format!("echo {round}: {name} {cpu:.1?} us, {rate:.0?}/s"));
+            progress(&format!("echo {round}: {name} {cpu:.1} us, {rate:.0}/s"));
+            line.cpu.push(cpu);
+            line.rate.push(rate);
         }
     }
     let [moorline, bare] = Side::BOTH.map(|side| lines.iter().find(|l| l.relay.side == side));
@@ -56,14 +56,14 @@ pub(crate) async fn measure(
 }
 
 impl Line {
-    async fn round(&mut self, message: &Framed, window: Duration) -> anyhow::Result<()> {
+    /// CPU for each echo in microseconds, and echoes a second.
+    async fn round(&mut self, message: &Framed, window: Duration) -> anyhow::Result<(f64, f64)> {
         let before = self.relay.process.cpu()?;
         let clients = std::mem::take(&mut self.clients);
         let (clients, echoes) = load::closed_loop(clients, message, window).await?;
-        let cpu = self.relay.process.cpu()? - before;
+        let cpu = self.relay.process.cpu()?.saturating_sub(before);
         self.clients = clients;
-        self.cpu.push(cpu.as_secs_f64() * 1e6 / echoes as f64);
-        self.rate.push(echoes as f64 / window.as_secs_f64());
-        Ok(())
+        let echoes = echoes as f64;
+        Ok((cpu.as_secs_f64() * 1e6 / echoes, echoes / window.as_secs_f64()))
     }
 }

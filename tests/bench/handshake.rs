@@ -1,8 +1,6 @@
 //! CPU of the relay's process for each TLS and WebSocket handshake, without resumption; moorline's
 //! include a JWT.
 
-use std::sync::Arc;
-
 use crate::Scale;
 use crate::load;
 use crate::report::{Report, Row, progress};
@@ -18,22 +16,20 @@ pub(crate) async fn measure(
 ) -> anyhow::Result<()> {
     let mut lines = Vec::new();
     for side in Side::BOTH {
-        let relay = Arc::new(stage.start(side).await?);
-        drop(load::connect(&relay, WARM_UP, false).await?);
+        let relay = stage.start(side).await?;
+        load::close(load::connect(&relay.wss, WARM_UP).await?).await?;
         lines.push((relay, Vec::new()));
     }
     for round in 1..=scale.rounds {
         for (relay, samples) in &mut lines {
             let before = relay.process.cpu()?;
-            let clients = load::connect(relay, scale.handshakes, false).await?;
-            let cpu = relay.process.cpu()? - before;
+            let clients = load::connect(&relay.wss, scale.handshakes).await?;
+            let cpu = relay.process.cpu()?.saturating_sub(before);
             let each = cpu.as_secs_f64() * 1e6 / scale.handshakes as f64;
             progress(&format!("handshake {round}: {} {each:.0} us", relay.side.name()));
             samples.push(each);
             // Their end is not part of the next round.
-            for closed in load::each(clients, |client| client.close()).await? {
-                closed?;
-            }
+            load::close(clients).await?;
         }
     }
     let row = Row::new("CPU per TLS and WebSocket handshake", "us").budget(260.0);

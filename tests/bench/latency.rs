@@ -1,6 +1,5 @@
 //! How long a message takes there and back at a fixed rate, beside the same request without a relay.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,14 +36,14 @@ pub(crate) async fn measure(
     let mut relays = Vec::new();
     let mut lines = Vec::new();
     for side in Side::BOTH {
-        let relay = Arc::new(stage.start(side).await?);
-        let clients = load::connect(&relay, CONNECTIONS, false).await?;
+        let relay = stage.start(side).await?;
+        let clients = load::connect(&relay.wss, CONNECTIONS).await?;
         let asker = |client| Asker::WebSocket(client, message.clone());
         let askers = clients.into_iter().map(asker).collect();
         lines.push(Line { name: side.name(), askers, rounds: vec![] });
         relays.push(relay);
     }
-    let client = async_nats::connect(&stage.nats).await?;
+    let client = Box::pin(async_nats::connect(&stage.nats)).await?;
     let direct = Asker::Nats { client, subject: bare::SUBJECT, payload };
     let askers = (0..CONNECTIONS).map(|_| direct.another()).collect::<Option<Vec<_>>>();
     lines.push(Line { name: "direct", askers: askers.unwrap_or_default(), rounds: vec![] });

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::client::{Client, Framed};
-use crate::stage::Relay;
+use crate::stage::Door;
 
 /// Somebody who asks and waits for the answer.
 #[derive(Debug)]
@@ -32,21 +33,14 @@ const DUE: usize = 64;
 const GRACE: Duration = Duration::from_secs(20);
 
 /// Opens `count` connections, `LANES` at a time.
-pub(crate) async fn connect(
-    relay: &std::sync::Arc<Relay>,
-    count: usize,
-    plain: bool,
-) -> anyhow::Result<Vec<Client>> {
+pub(crate) async fn connect(door: &Door, count: usize) -> anyhow::Result<Vec<Client>> {
     let lanes = (0..LANES).map(|lane| {
-        let relay = std::sync::Arc::clone(relay);
+        let door = door.clone();
         let count = count / LANES + usize::from(lane < count % LANES);
         async move {
             let mut clients = Vec::with_capacity(count);
             for _ in 0..count {
-                clients.push(match plain {
-                    true => relay.connect_plain().await?,
-                    false => relay.connect().await?,
-                });
+                clients.push(door.connect().await?);
             }
             anyhow::Ok(clients)
         }
@@ -54,17 +48,22 @@ pub(crate) async fn connect(
     Ok(all(lanes).await?.into_iter().flatten().collect())
 }
 
-/// Every client does its part of `work`, `LANES` at a time.
-pub(crate) async fn each<F>(
+/// Closes all of them, `LANES` at a time.
+pub(crate) async fn close(clients: Vec<Client>) -> anyhow::Result<()> {
+    let closes = stream::iter(clients).map(|client| Ok(client.close()));
+    let closed = closes.try_buffer_unordered(LANES).try_collect();
+    timeout(3 * GRACE, closed).await.context("clients did not end in time")?
+}
+
+/// Each sends the message once and waits until it has come back, `LANES` at a time.
+pub(crate) async fn echo_once(
     clients: Vec<Client>,
-    work: impl Fn(Client) -> F,
-) -> anyhow::Result<Vec<F::Output>>
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    use futures_util::{StreamExt, stream};
-    let done = stream::iter(clients).map(work).buffer_unordered(LANES).collect::<Vec<_>>();
-    timeout(3 * GRACE, done).await.context("clients did not end in time")
+    message: &Framed,
+) -> anyhow::Result<Vec<Client>> {
+    let echoes = stream::iter(clients)
+        .map(|mut client| Ok(async move { client.echo(message).await.map(|()| client) }));
+    let echoed = echoes.try_buffer_unordered(LANES).try_collect();
+    timeout(3 * GRACE, echoed).await.context("not all echoes came in time")?
 }
 
 /// Clients that only answer pings.
@@ -89,7 +88,7 @@ pub(crate) async fn closed_loop(
         async move {
             let mut echoes = 0;
             while Instant::now() < end {
-                client.echo_framed(&message).await?;
+                client.echo(&message).await?;
                 echoes += 1;
             }
             anyhow::Ok((client, echoes))
@@ -170,7 +169,7 @@ impl Asker {
 
     async fn ask(&mut self) -> anyhow::Result<()> {
         match self {
-            Self::WebSocket(client, message) => client.echo_framed(message).await,
+            Self::WebSocket(client, message) => client.echo(message).await,
             Self::Nats { client, subject, payload } => {
                 let reply = client.request(*subject, payload.clone());
                 let reply = timeout_at(Instant::now() + GRACE, reply).await??;

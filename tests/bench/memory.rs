@@ -1,9 +1,9 @@
 //! What idle connections cost: memory when they are new, after one large message each, and after all
 //! are gone; and CPU while nothing is said.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use bytes::Bytes;
 use tokio::time::sleep;
 
@@ -11,7 +11,7 @@ use crate::Scale;
 use crate::client::Framed;
 use crate::load;
 use crate::report::{Report, Row, progress};
-use crate::stage::{Relay, Side, Stage};
+use crate::stage::{Door, Relay, Side, Stage};
 
 /// The largest message that moorline takes unless told otherwise.
 const LARGE: usize = 64 * 1024;
@@ -38,15 +38,16 @@ pub(crate) async fn measure(
     scale: Scale,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let relay = Arc::new(stage.start(Side::Moorline).await?);
-    let moorline = cost(&relay, scale, false, scale.idle_window).await?;
+    let relay = stage.start(Side::Moorline).await?;
+    let moorline = cost(&relay, &relay.wss, scale, scale.idle_window).await?;
     drop(relay);
-    let relay = Arc::new(stage.start(Side::Bare).await?);
+    let relay = stage.start(Side::Bare).await?;
     // It sends no pings, so a short look is enough.
-    let bare = cost(&relay, scale, false, SETTLE).await?;
+    let bare = cost(&relay, &relay.wss, scale, SETTLE).await?;
     drop(relay);
-    let relay = Arc::new(stage.start(Side::Moorline).await?);
-    let plain = cost(&relay, scale, true, SETTLE).await?;
+    let relay = stage.start(Side::Moorline).await?;
+    let door = relay.ws.as_ref().context("moorline has a door without TLS")?;
+    let plain = cost(&relay, door, scale, SETTLE).await?;
 
     let row = Row::new(format!("memory per idle wss connection, of {}", scale.idle), "KiB");
     report.add(row.moorline([moorline.idle]).bare([bare.idle]).budget(12.0));
@@ -65,45 +66,30 @@ pub(crate) async fn measure(
     Ok(())
 }
 
-async fn cost(
-    relay: &Arc<Relay>,
-    scale: Scale,
-    plain: bool,
-    window: Duration,
-) -> anyhow::Result<Cost> {
+async fn cost(relay: &Relay, door: &Door, scale: Scale, window: Duration) -> anyhow::Result<Cost> {
     let large = Framed::text(Bytes::from(vec![b'x'; LARGE]));
-    let warm_up = load::connect(relay, WARM_UP, plain).await?;
-    for closed in load::each(warm_up, |client| client.close()).await? {
-        closed?;
-    }
+    load::close(load::connect(door, WARM_UP).await?).await?;
     sleep(SETTLE).await;
     let empty = relay.process.resident()?;
     let above = |resident: u64| (resident as f64 - empty as f64) / 1024.0;
     let per_connection = |resident| above(resident) / scale.idle as f64;
 
-    let clients = load::connect(relay, scale.idle, plain).await?;
+    let clients = load::connect(door, scale.idle).await?;
     let clients = load::idle(clients, SETTLE).await?;
     let idle = per_connection(relay.process.resident()?);
     let before = relay.process.cpu()?;
     let clients = load::idle(clients, window).await?;
-    let busy = relay.process.cpu()? - before;
+    let busy = relay.process.cpu()?.saturating_sub(before);
     let cpu = busy.as_secs_f64() * 1e6 / scale.idle as f64 / window.as_secs_f64();
 
-    let echoed = load::each(clients, |mut client| {
-        let large = large.clone();
-        async move { client.echo_framed(&large).await.map(|()| client) }
-    });
-    let clients = echoed.await?.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    let clients = load::echo_once(clients, &large).await?;
     let clients = load::idle(clients, SETTLE).await?;
     let after_large = per_connection(relay.process.resident()?);
 
-    for closed in load::each(clients, |client| client.close()).await? {
-        closed?;
-    }
+    load::close(clients).await?;
     sleep(SETTLE).await;
     let after_close = above(relay.process.resident()?) / 1024.0;
     let cost = Cost { idle, after_large, after_close, cpu };
-    let scheme = if plain { "ws" } else { "wss" };
-    progress(&format!("idle {scheme}: {} {cost:.2?}", relay.side.name()));
+    progress(&format!("idle: {} {cost:.2?}", relay.side.name()));
     Ok(cost)
 }

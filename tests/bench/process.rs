@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
 /// A process that says on standard error, one JSON object a line, where it listens.
@@ -22,8 +22,6 @@ pub(crate) struct Process {
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Listeners that one process may announce.
 const LISTENERS: usize = 8;
-/// `USER_HZ`, in which Linux counts CPU time for everybody: 10 ms.
-const TICK: Duration = Duration::from_millis(10);
 
 impl Process {
     pub(crate) fn start(name: &'static str, command: &mut Command) -> anyhow::Result<Self> {
@@ -50,24 +48,28 @@ impl Process {
             let line = self.listening.recv_timeout(START_TIMEOUT);
             let line = line.with_context(|| format!("{} does not listen", self.name))?;
             for (scheme, place) in schemes.iter().zip(&mut found) {
-                if line["scheme"] == *scheme {
-                    *place = line["address"].as_str().map(str::to_owned);
+                if text(&line, "scheme") == Some(scheme) {
+                    *place = text(&line, "address").map(str::to_owned);
                 }
             }
         }
         Ok(found.map(Option::unwrap_or_default))
     }
 
-    /// CPU time until now, of all its threads, in user and kernel.
+    /// CPU time until now, of all its threads, in user and kernel. A thread that has ended takes its
+    /// share with it; those that do the work do not end.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        let path = format!("/proc/{}/stat", self.child.id());
-        let text = fs::read_to_string(&path).with_context(|| format!("{} is gone", self.name))?;
-        // The name in parentheses may hold anything, so fields are counted from behind it: proc(5)
-        // numbers utime 14 and stime 15, and the first behind the name is 3.
-        let fields = text.rsplit_once(") ").map(|(_, rest)| rest.split(' ').skip(14 - 3));
-        let ticks = fields.context("no fields")?.take(2).map(str::parse::<u32>);
-        let ticks = ticks.sum::<Result<u32, _>>().with_context(|| path)?;
-        Ok(TICK * ticks)
+        let folder = format!("/proc/{}/task", self.child.id());
+        let gone = || format!("{} is gone", self.name);
+        let mut cpu = Duration::ZERO;
+        for thread in fs::read_dir(folder).with_context(gone)? {
+            // A thread may end between the two looks.
+            let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+            let nanoseconds = text.split(' ').next().unwrap_or_default();
+            cpu += Duration::from_nanos(nanoseconds.parse().context("schedstat")?);
+        }
+        ensure!(!cpu.is_zero(), "this kernel counts no CPU time in schedstat");
+        Ok(cpu)
     }
 
     /// Resident bytes.
@@ -95,10 +97,10 @@ pub(crate) fn announce(scheme: &str, address: &str) {
 fn read(name: &str, stderr: impl BufRead, said: &SyncSender<Value>) {
     for line in stderr.lines().map_while(Result::ok) {
         match serde_json::from_str::<Value>(&line) {
-            Ok(json) if json["message"] == "listening" => {
+            Ok(json) if text(&json, "message") == Some("listening") => {
                 let _ = said.try_send(json);
             }
-            Ok(json) if json["level"] == "WARN" || json["level"] == "ERROR" => {
+            Ok(json) if matches!(text(&json, "level"), Some("WARN" | "ERROR")) => {
                 eprintln!("{name}: {line}");
             }
             Ok(_) => {}
@@ -107,4 +109,8 @@ fn read(name: &str, stderr: impl BufRead, said: &SyncSender<Value>) {
             Err(_) => eprintln!("{name}: {line}"),
         }
     }
+}
+
+fn text<'a>(json: &'a Value, name: &str) -> Option<&'a str> {
+    json.get(name)?.as_str()
 }

@@ -46,7 +46,9 @@ impl Row {
 
     fn cells(&self) -> [String; 6] {
         let (moorline, bare) = (median(&self.moorline), median(&self.bare));
-        let ratio = moorline.zip(bare).filter(|(_, bare)| *bare > 0.0).map(|(m, b)| m / b);
+        // Round by round, for what disturbs the machine disturbs both sides of a round.
+        let rounds = self.moorline.iter().zip(&self.bare).filter(|(_, bare)| **bare > 0.0);
+        let ratio = median(&rounds.map(|(moorline, bare)| moorline / bare).collect::<Vec<_>>());
         let mut budget = String::new();
         if let Some(most) = self.budget {
             let _ = write!(budget, "<= {}", number(most));

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use bytes::Bytes;
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -17,11 +17,10 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsConnector;
 
-use crate::client::Client;
+use crate::client::{Client, Framed};
 use crate::process::Process;
 
 /// The parts that both relays share. Dropping it ends all processes.
-#[derive(Debug)]
 pub(crate) struct Stage {
     folder: TempDir,
     /// `nats://` URL of the server.
@@ -38,17 +37,22 @@ pub(crate) enum Side {
     Bare,
 }
 
-/// A relay that runs, and how clients get in.
-#[derive(Debug)]
+/// A relay that runs.
 pub(crate) struct Relay {
     pub(crate) side: Side,
     pub(crate) process: Process,
-    wss: SocketAddr,
+    pub(crate) wss: Door,
     /// moorline's door without TLS.
-    ws: Option<SocketAddr>,
+    pub(crate) ws: Option<Door>,
+}
+
+/// How clients get in.
+#[derive(Clone)]
+pub(crate) struct Door {
+    address: SocketAddr,
+    tls: Option<TlsConnector>,
     /// What moorline asks for.
     token: Option<String>,
-    connector: TlsConnector,
 }
 
 /// Where moorline's messages go.
@@ -83,7 +87,7 @@ impl Stage {
             Side::Bare => self.start_bare()?,
         };
         let started = Instant::now();
-        while let Err(error) = relay.try_out().await {
+        while let Err(error) = relay.wss.try_out().await {
             let in_time = started.elapsed() < START_TIMEOUT;
             ensure!(in_time, "{} does not echo: {error:#}", side.name());
             sleep(POLL).await;
@@ -99,15 +103,11 @@ impl Stage {
         let mut command = Command::new(MOORLINE);
         let made = command.args(["token", "--user", "bench", "-c"]).arg(&config).output()?;
         ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let token = String::from_utf8(made.stdout)?.trim().to_owned();
-        Ok(Relay {
-            side: Side::Moorline,
-            process,
-            wss: wss.parse()?,
-            ws: Some(ws.parse()?),
-            token: Some(token),
-            connector: self.connector.clone(),
-        })
+        let token = Some(String::from_utf8(made.stdout)?.trim().to_owned());
+        let tls = Some(self.connector.clone());
+        let wss = Door { address: wss.parse()?, tls, token: token.clone() };
+        let ws = Some(Door { address: ws.parse()?, tls: None, token });
+        Ok(Relay { side: Side::Moorline, process, wss, ws })
     }
 
     fn start_bare(&self) -> anyhow::Result<Relay> {
@@ -117,14 +117,9 @@ impl Stage {
         command.arg("--key").arg(self.path(KEY));
         let process = Process::start("bare", &mut command)?;
         let [wss] = process.listening(["wss"])?;
-        Ok(Relay {
-            side: Side::Bare,
-            process,
-            wss: wss.parse()?,
-            ws: None,
-            token: None,
-            connector: self.connector.clone(),
-        })
+        let tls = Some(self.connector.clone());
+        let wss = Door { address: wss.parse()?, tls, token: None };
+        Ok(Relay { side: Side::Bare, process, wss, ws: None })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -143,21 +138,15 @@ impl Side {
     }
 }
 
-impl Relay {
-    /// A new client, by TLS.
+impl Door {
+    /// A new client.
     pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
-        Client::connect(self.wss, Some(&self.connector), self.token.as_deref()).await
-    }
-
-    /// A new client, without TLS.
-    pub(crate) async fn connect_plain(&self) -> anyhow::Result<Client> {
-        let ws = self.ws.context("no listener without TLS")?;
-        Client::connect(ws, None, self.token.as_deref()).await
+        Client::connect(self.address, self.tls.as_ref(), self.token.as_deref()).await
     }
 
     async fn try_out(&self) -> anyhow::Result<()> {
         let mut client = self.connect().await?;
-        client.echo(&Bytes::from_static(b"are you there?")).await?;
+        client.echo(&Framed::text(Bytes::from_static(b"are you there?"))).await?;
         client.close().await
     }
 }
@@ -208,7 +197,7 @@ async fn start_nats(folder: &Path) -> anyhow::Result<(Process, String)> {
     loop {
         let text = fs::read_to_string(&ports).unwrap_or_default();
         let json = serde_json::from_str::<Value>(&text).unwrap_or_default();
-        if let Some(url) = json["nats"][0].as_str() {
+        if let Some(url) = json.pointer("/nats/0").and_then(Value::as_str) {
             return Ok((server, url.to_owned()));
         }
         ensure!(started.elapsed() < START_TIMEOUT, "nats-server does not listen");

@@ -9,7 +9,7 @@ const QUEUE_GROUP: &str = "workers";
 
 /// Answers until it is killed.
 pub(crate) async fn run(nats: &str) -> anyhow::Result<()> {
-    let nats = async_nats::connect(nats).await?;
+    let nats = Box::pin(async_nats::connect(nats)).await?;
     let group = || QUEUE_GROUP.to_owned();
     let mut requests = stream::select(
         nats.queue_subscribe(bare::SUBJECT, group()).await?,
