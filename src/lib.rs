@@ -1,4 +1,36 @@
-//! moorline
+//! moorline stands in front of services that only know request and reply, and gives their users live,
+//! two-way connections: it terminates every WebSocket and hands each message to a backend as one plain
+//! request.
+//!
+//! The modules are the stations of a message. Inbound, a client's bytes come down on the left and its
+//! message goes out to a backend on the right; the reply takes the same way back.
+//!
+//! ```text
+//!  client --TCP--> edge --TLS--> tls --HTTP--> handshake --101--> connection --event--> relay --> nats
+//!                   |                            |                    |                  |
+//!                 limits                    auth (who is it)     machine (what to do)   hold
+//! ```
+//!
+//! `server` builds all of it from a `config::Config`, `cli` is the command line, `admin` the operators'
+//! door. Nothing here reads a global: settings, metrics and tasks are handed down.
+//!
+//! A module imports only from rows below its own, and on the last row from those to its left; a test
+//! keeps it so:
+//!
+//! ```text
+//! cli
+//! server                                         build, reload, drain
+//! edge  admin                                    clients' door | operators' door
+//! handshake                                      opening handshake, refusals, Origin
+//! connection                                     one connection's life: machine, driver, socket
+//! auth  relay                                    who is it | event -> outcome
+//! hub                                            all connections, and the line to each
+//! limits                                         places for a bounded number of things
+//! nats  http_client                              connections, subjects, reply inbox | key sets
+//! tls   task                                     certificates, acceptor | spawn, stop, backoff
+//! id  close  message  config  event  metrics     ground
+//! ```
+
 pub mod id;
 pub mod close;
 pub mod message;

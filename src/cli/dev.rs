@@ -18,6 +18,7 @@ use crate::config::{
     Admin, AuthMode, Backend, Config, Format, Jwt, JwtAlgorithm, JwtKey, Listeners, Log, LogFormat,
     Nats, Period, Plain, Public, Route, SecretSource, Shutdown, Tls, process_environment,
 };
+use crate::server::Node;
 use crate::tls;
 
 use super::{print, serve, token};
@@ -45,6 +46,8 @@ const WS_PORT: u16 = 8080;
 const ADMIN_PORT: u16 = 8445;
 /// Where development servers of web frameworks listen; pages from there may connect.
 const PAGE_PORTS: [u16; 8] = [3000, 4200, 5000, 5173, 8000, 8080, 8081, 8443];
+const HOSTS: [&str; 4] =
+    ["https://localhost", "http://localhost", "https://127.0.0.1", "http://127.0.0.1"];
 const TOKEN_LIFE: Period = Period::secs(24 * 3600);
 
 impl Dev {
@@ -54,8 +57,9 @@ impl Dev {
             print(&config.to_yaml())?;
             return Ok(ExitCode::SUCCESS);
         }
-        say_how_to_connect(&config)?;
-        serve::serve(config).await
+        let shown = config.clone();
+        let announce = |node: &Node| say_how_to_connect(&shown, &node.addresses());
+        Box::pin(serve::serve(config, announce)).await
     }
 }
 
@@ -66,10 +70,7 @@ pub(super) fn config(nats: Option<&str>) -> anyhow::Result<Config> {
         (folder.join("certificate.pem"), folder.join("key.pem"), folder.join("secret"));
     make_files(&certificate, &key, &secret)?;
     let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let origins = PAGE_PORTS.iter().flat_map(|port| {
-        ["https://localhost", "http://localhost", "https://127.0.0.1", "http://127.0.0.1"]
-            .map(|origin| format!("{origin}:{port}"))
-    });
+    let origins = PAGE_PORTS.iter().flat_map(|port| HOSTS.map(|host| format!("{host}:{port}")));
     let backend = if nats.is_some() { Backend::default() } else { Backend::Echo(true) };
     let secret_key = JwtKey {
         kid: None,
@@ -98,10 +99,28 @@ pub(super) fn config(nats: Option<&str>) -> anyhow::Result<Config> {
     };
     // As if it had been a file, so that what --print-config shows is what runs.
     let text = config.to_yaml();
-    Ok(Config::parse(&text, Format::Yaml, "moorline dev", process_environment())?)
+    let mut config = Config::parse(&text, Format::Yaml, "moorline dev", process_environment())?;
+    admit_own_pages(&mut config);
+    Ok(config)
 }
 
-fn say_how_to_connect(config: &Config) -> anyhow::Result<()> {
+/// The console page comes from our own listeners, whatever ports the environment gave them.
+fn admit_own_pages(config: &mut Config) {
+    let public = config.listeners.public.as_ref().map(|public| public.address.port());
+    let plain = config.listeners.plain.as_ref().map(|plain| plain.address.port());
+    let own: Vec<String> = public
+        .into_iter()
+        .chain(plain)
+        .flat_map(|port| HOSTS.map(|h| format!("{h}:{port}")))
+        .collect();
+    for route in config.routes.iter_mut().filter(|route| !route.origins.is_empty()) {
+        let missing = own.iter().filter(|origin| !route.origins.contains(origin)).cloned();
+        let missing: Vec<String> = missing.collect();
+        route.origins.extend(missing);
+    }
+}
+
+fn say_how_to_connect(config: &Config, addresses: &[SocketAddr]) -> anyhow::Result<()> {
     let token = token::mint(config, "dev", TOKEN_LIFE, Map::new())?;
     let certificate = config
         .listeners
@@ -109,8 +128,8 @@ fn say_how_to_connect(config: &Config) -> anyhow::Result<()> {
         .as_ref()
         .map(|public| public.tls.certificate.display().to_string())
         .unwrap_or_default();
-    let wss = config.listeners.public.as_ref().map_or(WSS_PORT, |public| public.address.port());
-    let ws = config.listeners.plain.as_ref().map_or(WS_PORT, |plain| plain.address.port());
+    let mut ports = addresses.iter().map(SocketAddr::port);
+    let (wss, ws) = (ports.next().unwrap_or(WSS_PORT), ports.next().unwrap_or(WS_PORT));
     let backend = match config.nats.as_ref().and_then(|nats| nats.servers.first()) {
         Some(url) => format!("workers behind {url}, subject moorline.default.in.message"),
         None => "echo".to_owned(),
@@ -122,10 +141,9 @@ fn say_how_to_connect(config: &Config) -> anyhow::Result<()> {
         backend  {backend}\n  \
         token    {token}\n\n\
         Try it (pip install websockets):\n\n  \
-        SSL_CERT_FILE={certificate} python3 -c \"from websockets.sync.client import connect; \
-        c = connect('wss://localhost:{wss}/ws', \
-        additional_headers={{'Authorization': 'Bearer {token}'}}); \
-        c.send('hello'); print(c.recv())\"\n\n"
+        SSL_CERT_FILE={certificate} python3 -c \"with __import__('websockets.sync.client', \
+        fromlist=['*']).connect('wss://localhost:{wss}/ws', additional_headers={{'Authorization': \
+        'Bearer {token}'}}) as c: c.send('hello'); print(c.recv())\"\n\n"
     );
     io::stderr().write_all(text.as_bytes())?;
     Ok(())

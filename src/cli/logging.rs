@@ -3,8 +3,12 @@
 
 use std::io::IsTerminal;
 
+use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{Log, LogFormat};
 
@@ -16,13 +20,23 @@ const QUEUE: usize = 16 * 1024;
 /// # Errors
 /// When the level cannot be parsed.
 pub(super) fn start(log: &Log) -> anyhow::Result<WorkerGuard> {
-    let filter = EnvFilter::try_new(&log.level)?;
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(QUEUE).finish(std::io::stderr());
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
-    match log.format {
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).init(),
-        LogFormat::Human => lines.with_ansi(std::io::stderr().is_terminal()).init(),
-    }
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let lines = match log.format {
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+        LogFormat::Human => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+    };
+    let filter = EnvFilter::try_new(&log.level)?.and(discreet());
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     Ok(guard)
+}
+
+/// Our own lines never hold a payload, a token or a query, at any level. Libraries make no such
+/// promise, so only their warnings pass, and those of the NATS client not even: ours say the same.
+fn discreet() -> Targets {
+    Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("async_nats", LevelFilter::OFF)
+        .with_target("moorline", LevelFilter::TRACE)
 }

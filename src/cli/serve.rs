@@ -34,18 +34,22 @@ impl Serve {
             print(&config.to_yaml())?;
             return Ok(ExitCode::SUCCESS);
         }
-        serve(config).await
+        Box::pin(serve(config, |_| Ok(()))).await
     }
 }
 
-/// Runs a node until it is told to stop.
-pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+/// Runs a node until it is told to stop. `announce` is told once its listeners are open.
+pub(super) async fn serve(
+    config: Config,
+    announce: impl FnOnce(&Node) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
     let _logs = logging::start(&config.log)?;
     raise_descriptor_limit(config.limits.max_connections);
     let signals = Signals::default();
     listen_for_signals(&signals)?;
-    let node = Node::start(config).await?;
-    node.run(&signals).await?;
+    let node = Box::pin(Node::start(config)).await?;
+    announce(&node)?;
+    Box::pin(node.run(&signals)).await?;
     Ok(ExitCode::SUCCESS)
 }
 

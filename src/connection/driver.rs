@@ -60,7 +60,6 @@ const BUDGET: usize = 32;
 const FAR: Duration = Duration::from_secs(3600);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
-    #[expect(clippy::too_many_arguments, reason = "the parts of a connection, put together once")]
     pub(super) fn new(
         socket: Socket<S>,
         machine: Machine,
@@ -164,6 +163,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn take_input(&mut self, cx: &mut Context<'_>, budget: &mut usize) -> Poll<()> {
         if let Poll::Ready((kind, sequence, outcome)) = self.requests.poll_next(cx) {
             self.stats.outcome(&outcome);
+            let word = outcome.as_str();
+            tracing::trace!(connection = %self.peer.id, sequence, outcome = word, "event answered");
             self.input(Input::Outcome { kind, sequence, outcome });
             return Poll::Ready(());
         }
@@ -183,6 +184,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             Received::Message(message) => {
                 self.relay.metrics().inbound(&message);
                 self.stats.inbound(&message);
+                let (kind, bytes) = (message.kind().as_str(), message.data().len());
+                tracing::trace!(connection = %self.peer.id, kind, bytes, "message from the client");
                 self.input(Input::Message(message));
             }
             Received::Ping => {}

@@ -92,7 +92,7 @@ impl Edge {
             };
             let (edge, transport) = (Arc::clone(&self), transport.clone());
             self.tasks.spawn("client", async move {
-                edge.client(tcp, remote, transport, permit).await;
+                Box::pin(edge.client(tcp, remote, transport, permit)).await;
                 drop(waiting);
             });
         }
@@ -110,7 +110,7 @@ impl Edge {
             Transport::Plain => {
                 let read_buffer = READ_BUFFER_PLAIN;
                 let caller = Caller { remote, certificate: None, read_buffer, permit };
-                self.http(tcp, caller).await;
+                Box::pin(self.http(tcp, caller)).await;
             }
             Transport::Tls(acceptor) => {
                 let accepting = acceptor.accept(tcp, self.limits.tls_timeout.get());
@@ -120,7 +120,7 @@ impl Edge {
                         let certificate = crate::tls::peer_certificate(&tls);
                         let read_buffer = READ_BUFFER_TLS;
                         let caller = Caller { remote, certificate, read_buffer, permit };
-                        self.http(tls, caller).await;
+                        Box::pin(self.http(tls, caller)).await;
                     }
                     Err(error) => {
                         self.metrics.tls_handshake(error.reason());

@@ -205,7 +205,7 @@ fn forwarded<B>(door: &Door, request: &Request<B>) -> BTreeMap<String, Vec<Strin
 }
 
 async fn ask(door: &Door, event: Event) -> Result<Grant, Refusal> {
-    match door.relay.request(event).await {
+    match Box::pin(door.relay.request(event)).await {
         Outcome::Accepted(grant) => Ok(*grant),
         Outcome::Replied(_) => Ok(Grant::default()),
         Outcome::Refused(refusal) => {

@@ -30,7 +30,7 @@ impl<T> Routes<T> {
     pub fn new(routes: impl IntoIterator<Item = (String, T)>) -> Self {
         let mut routes: Vec<_> =
             routes.into_iter().map(|(path, target)| (Pattern::parse(&path), target)).collect();
-        routes.sort_by(|(a, _), (b, _)| a.rank().cmp(&b.rank()));
+        routes.sort_by_cached_key(|(pattern, _)| pattern.rank());
         Self { routes }
     }
 

@@ -41,6 +41,14 @@ impl Doorkeeper {
         for (name, value) in admitted.headers {
             response.headers_mut().append(name, value);
         }
+        tracing::debug!(
+            connection = %peer.id,
+            user = peer.user.as_ref().map(tracing::field::display),
+            hub = %peer.route.hub,
+            route = peer.route.name(),
+            remote = %peer.remote,
+            "connection accepted"
+        );
         let (registered, mailbox) = self.table.register(peer.id);
         let accepted = Box::new(Accepted {
             peer,

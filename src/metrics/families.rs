@@ -135,6 +135,14 @@ pub(super) fn register() -> Metrics {
         panics: counter(r, "panics_total", "Connections that ended by a bug in moorline."),
         registry: registry.clone(),
     };
+    // Fixed words are there from the start: a rate over a series that begins with its first event
+    // misses that event.
+    for result in ["ok", "failed", "timeout"] {
+        metrics.tls_handshakes.with_label_values(&[result]);
+    }
+    for result in ["ok", "failed"] {
+        metrics.config_reloads.with_label_values(&[result]);
+    }
     let build = gauges(r, "build_info", "The running version; always 1.", &["version"]);
     build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     keep(r, prometheus::process_collector::ProcessCollector::for_self());

@@ -12,7 +12,7 @@ import { parseArgs } from "node:util";
 import WebSocket from "ws";
 
 // The lengths around which the frame header changes its form (RFC 6455 section 5.2), and large ones.
-const LENGTHS = [1, 125, 126, 127, 4096, 60_000];
+const LENGTHS = [1, 125, 126, 127, 4096, 40_000];
 const signal = AbortSignal.timeout(30_000);
 
 const { values, positionals } = parseArgs({

@@ -1,10 +1,26 @@
 //! moorline as its users meet it: the real binary, a real nats-server, real TLS, clients and workers
 //! that others could have written.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    clippy::large_futures,
+    clippy::too_many_lines,
+    reason = "a test that meets what it does not expect should stop and say so"
+)]
 
 mod harness;
 
 mod tidy;
 mod handshakes;
+mod tokens;
+mod tls;
 mod relaying;
 mod outages;
 mod connections;
+mod operators;
+mod commands;
+mod clients;
+mod workers;

@@ -26,9 +26,7 @@ async fn probes_answer() {
 
 #[tokio::test]
 async fn readiness_ends_before_the_node_does() {
-    let node = Node::start(&format!(
-        "{ECHO}heartbeat: {{close_timeout: 5s}}\n"
-    ));
+    let node = Node::start(&format!("{ECHO}heartbeat: {{close_timeout: 5s}}\n"));
     let client = Client::connect(node.ws()).await;
     node.signal("TERM");
     node.wait_for("draining", |_| true);
@@ -51,9 +49,9 @@ async fn the_metrics_are_those_on_the_list() {
     let labels = |name: &str| -> BTreeSet<String> {
         let of = |line: &&str| {
             let series = line.split([' ', '{']).next().unwrap();
-            series.strip_prefix(name).is_some_and(|rest| {
-                matches!(rest, "" | "_bucket" | "_sum" | "_count")
-            })
+            series
+                .strip_prefix(name)
+                .is_some_and(|rest| matches!(rest, "" | "_bucket" | "_sum" | "_count"))
         };
         let inside = |line: &str| {
             let list = line.split_once('{')?.1.split_once('}')?.0.to_owned();

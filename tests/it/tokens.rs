@@ -232,7 +232,8 @@ async fn a_good_token_gets_in_from_every_place() {
     assert_eq!(both.connect(address).await.err().unwrap().0, 400);
     // A cookie is sent by any page's doing; a page must be listed.
     let cookie = format!("session={token}");
-    let foreign = Request::new("/ws").header("cookie", &cookie).header("origin", "https://evil.com");
+    let foreign =
+        Request::new("/ws").header("cookie", &cookie).header("origin", "https://evil.com");
     assert_eq!(foreign.connect(address).await.err().unwrap().0, 403);
     let nowhere = Request::new("/ws").header("cookie", &cookie);
     assert_eq!(nowhere.connect(address).await.err().unwrap().0, 403);

@@ -2,7 +2,7 @@
 # Sets up the programs that the tests drive, below the folder given as $1:
 #
 #   bin/nats-server         a real NATS server
-#   python/bin/python       Python that can import websockets and nats
+#   python/bin/python3      Python that can import websockets and nats
 #   node/node_modules       ws, @nats-io/transport-node, playwright-core
 #   (Chromium comes from the system, see below)
 #   missing                 a line "tool: reason" for each that could not be had
@@ -84,6 +84,7 @@ install_python() {
         printf '#!/bin/sh\nPYTHONPATH="%s" exec python3 "$@"\n' "$tools/python-packages" \
             >"$tools/python/bin/python"
         chmod +x "$tools/python/bin/python"
+        ln -s python "$tools/python/bin/python3"
     fi && "$tools/python/bin/python" -c 'import nats, websockets'
 }
 
@@ -99,7 +100,7 @@ install_chromium() {
 
 if has python3; then
     tool nats-server "$nats_server" "$tools/bin/nats-server" install_nats_server
-    tool python "$(version_of "$here/requirements.txt")" "$tools/python/bin/python" install_python
+    tool python "$(version_of "$here/requirements.txt")" "$tools/python/bin/python3" install_python
 else
     missing nats-server "Python 3 is not installed"
     missing python "Python 3 is not installed"

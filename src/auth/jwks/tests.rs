@@ -1,3 +1,5 @@
+//! Key sets from files and from a small server of the test: rotation, floods, and every bad answer.
+
 use std::time::SystemTime;
 
 use futures_util::future::join_all;

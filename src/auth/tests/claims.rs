@@ -1,3 +1,5 @@
+//! Claims: what each must be, and time exact to the leeway.
+
 use serde_json::{Map, Value, json};
 
 use super::*;

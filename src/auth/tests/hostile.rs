@@ -1,3 +1,5 @@
+//! Tokens that must not verify, each with the exact reason.
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
 

@@ -1,3 +1,5 @@
+//! Keys of every family, and configuration that cannot work.
+
 use jsonwebtoken::Algorithm;
 
 use super::*;

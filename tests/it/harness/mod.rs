@@ -9,13 +9,24 @@ mod tools;
 use std::time::Duration;
 
 pub(crate) use certificates::Certificates;
-pub(crate) use client::{Client, Closed, Request, connect_tls, exchange, exchange_raw};
+pub(crate) use client::{Client, Request, connect_tls, exchange, exchange_raw};
 pub(crate) use nats::{Answer, NatsServer, Worker, header};
 pub(crate) use node::{Node, signal};
-pub(crate) use tools::{Tool, run_tool, tool};
+pub(crate) use tools::{Tool, finish, have, node as node_program, python, root, tool};
 
 /// The longest that a test waits for something that should happen.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A port that nobody listens on now, for servers that must be found, or come back, on a known port.
+/// Below the range that the kernel gives to clients, so that none of them takes it meanwhile.
+pub(crate) fn free_port() -> u16 {
+    loop {
+        let port = FIRST_PORT + rand::random::<u16>() % PORTS;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
 
 /// Waits until `condition` holds; fails the test, naming `what`, when it does not in time.
 pub(crate) async fn eventually<F, T>(what: &str, mut condition: F) -> T
@@ -31,3 +42,6 @@ where
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+const FIRST_PORT: u16 = 20_000;
+const PORTS: u16 = 12_000;

@@ -1,6 +1,5 @@
 //! A nats-server process, and workers in this process.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -32,7 +31,7 @@ impl NatsServer {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("nats.conf");
         std::fs::write(&path, config).unwrap();
-        let port = free_port();
+        let port = super::free_port();
         let arguments = vec![
             "-a".into(),
             "127.0.0.1".into(),
@@ -90,11 +89,6 @@ impl Drop for NatsServer {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// A port that nobody listens on now. Servers that must come back on the same port cannot use 0.
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// A worker in the queue group `workers`, and what it was asked.

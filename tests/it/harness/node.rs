@@ -39,15 +39,39 @@ impl Node {
 
     /// Starts a node with the test's own listeners beside `admin`.
     pub(crate) fn with_listeners(listeners: &str, config: &str) -> Self {
+        Self::with_all(listeners, "info,moorline=debug", config)
+    }
+
+    /// Starts a node with another log level.
+    pub(crate) fn with_log(level: &str, config: &str) -> Self {
+        Self::with_all("plain: {address: '127.0.0.1:0'}", level, config)
+    }
+
+    fn with_all(listeners: &str, level: &str, config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("moorline.yaml");
         let listeners = listeners.lines().map(|line| format!("  {line}\n")).collect::<String>();
         let text = format!(
             "listeners:\n{listeners}  admin: {{address: '127.0.0.1:0'}}\n\
-             shutdown: {{lame_duck: 0s, drain: 1s}}\nlog: {{level: 'info,moorline=debug'}}\n{config}\n"
+             shutdown: {{lame_duck: 0s, drain: 1s}}\nlog: {{level: '{level}'}}\n{config}\n"
         );
         std::fs::write(&path, text).unwrap();
         Self::run(folder, |command| command.arg("serve").arg("-c").arg(path))
+    }
+
+    /// Starts `moorline dev` on ports of its own, with a home of its own.
+    pub(crate) fn dev(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().to_owned();
+        Self::run(folder, |command| {
+            command.arg("dev").args(arguments).env("XDG_CACHE_HOME", home);
+            // Not port 0: the pages that may connect are known by their ports.
+            for door in ["PUBLIC", "PLAIN", "ADMIN"] {
+                let address = format!("127.0.0.1:{}", super::free_port());
+                command.env(format!("MOORLINE_LISTENERS__{door}__ADDRESS"), address);
+            }
+            command.env("MOORLINE_LOG__FORMAT", "json")
+        })
     }
 
     fn run(folder: TempDir, arguments: impl FnOnce(&mut Command) -> &mut Command) -> Self {
@@ -83,10 +107,6 @@ impl Node {
 
     pub(crate) fn admin(&self) -> SocketAddr {
         self.addresses["admin"]
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// A folder of the node's own, for files that a test changes.

@@ -1,0 +1,96 @@
+//! The example workers, each by its own NATS client, behave the same; and three of them are one fleet.
+
+use std::process::{Child, Command, Stdio};
+
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::{
+    NatsServer, Node, Request, Tool, eventually, have, node_program, python, signal,
+};
+
+/// A worker process; killed when the test is over.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(mut command: Command, nats: &NatsServer) -> Process {
+    command.env("NATS_URL", nats.url()).stdout(Stdio::null()).stderr(Stdio::inherit());
+    Process(command.spawn().unwrap())
+}
+
+fn rust_worker() -> Command {
+    let binary = std::path::Path::new(env!("CARGO_BIN_EXE_moorline"));
+    let worker = binary.parent().unwrap().join("examples/worker");
+    assert!(
+        worker.exists(),
+        "the example is not built: `cargo test` builds it, `--test it` does not"
+    );
+    Command::new(worker)
+}
+
+/// What every example does; see examples/README.md.
+async fn talks_as_the_contract_says(worker: Command) {
+    let nats = NatsServer::start().await;
+    let node = Node::start(&format!(
+        "nats: {{servers: ['{}']}}\n\
+         routes:\n- {{path: /ws, auth: connect, hold: 20s, \
+         events: [connect, connected, message, disconnected]}}\n",
+        nats.url()
+    ));
+    node.reaches_nats().await;
+    let mut worker = start(worker, &nats);
+    let mut client = Request::new("/ws").connect(node.ws()).await.expect("accepted");
+    assert_eq!(client.ask("hello").await, "guest 1: HELLO");
+    assert_eq!(client.ask("refuse").await, "refused");
+    assert_eq!(client.ask("again").await, "guest 2: AGAIN");
+    client.send(Message::binary(&b"abc"[..])).await;
+    assert_eq!(client.next().await.unwrap(), Message::binary(&b"cba"[..]));
+    assert_eq!(client.ask("bye").await, "BYE");
+    assert_eq!(client.closed().await, Some((4000, "bye".to_owned())));
+    let denied = Request::new("/ws?deny=1").connect(node.ws()).await.err().expect("a refusal");
+    assert_eq!(denied.0, 403);
+    signal(worker.0.id(), "TERM");
+    let status = eventually("the worker ends", async || worker.0.try_wait().unwrap()).await;
+    assert!(status.success(), "{status}");
+    for outcome in ["unknown", "unavailable", "overloaded"] {
+        let label = format!("outcome=\"{outcome}\"");
+        assert_eq!(
+            node.metric("moorline_backend_requests_total", &[&label]).await,
+            0.0,
+            "{outcome}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_python_worker_talks_as_the_contract_says() {
+    if have("the_python_worker_talks_as_the_contract_says", &[Tool::Python]) {
+        talks_as_the_contract_says(python("examples/python/worker.py")).await;
+    }
+}
+
+#[tokio::test]
+async fn the_node_worker_talks_as_the_contract_says() {
+    if have("the_node_worker_talks_as_the_contract_says", &[Tool::Node]) {
+        talks_as_the_contract_says(node_program("examples/node/worker.mjs")).await;
+    }
+}
+
+#[tokio::test]
+async fn the_rust_worker_talks_as_the_contract_says() {
+    talks_as_the_contract_says(rust_worker()).await;
+}
+
+#[test]
+fn each_worker_is_under_sixty_lines() {
+    for file in ["python/worker.py", "node/worker.mjs", "rust/worker.rs"] {
+        let path = crate::harness::root().join("examples").join(file);
+        let lines = std::fs::read_to_string(path).unwrap().lines().count();
+        assert!(lines < 60, "{file} has {lines} lines");
+    }
+}
