@@ -23,6 +23,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+
 use report::Report;
 use stage::Stage;
 
@@ -100,7 +103,7 @@ const QUICK: Scale = Scale {
 };
 
 /// Whatever happens, the run ends.
-const DEADLINE: Duration = Duration::from_secs(480);
+const DEADLINE: Duration = Duration::from_secs(400);
 /// Descriptors that are not idle connections.
 const SPARE_DESCRIPTORS: usize = 500;
 
@@ -122,13 +125,24 @@ fn main() -> anyhow::Result<()> {
             let mut scale = if arguments.quick { QUICK } else { WHOLE };
             let most = usize::try_from(descriptors)?.saturating_sub(SPARE_DESCRIPTORS);
             scale.idle = scale.idle.min(most);
-            let all = measure(scale, arguments.only);
-            let timed = async { tokio::time::timeout(DEADLINE, all).await };
-            runtime.block_on(timed).context("the benchmark took too long")?
+            runtime.block_on(run(scale, arguments.only))
         }
     };
     runtime.shutdown_background();
     result
+}
+
+/// Measures until it is done, too late, or told to stop; in each case the other processes end first.
+async fn run(scale: Scale, only: Option<Measure>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        measured = timeout(DEADLINE, Box::pin(measure(scale, only))) => {
+            measured.context("the benchmark took too long")?
+        }
+        _ = terminate.recv() => anyhow::bail!("stopped"),
+        _ = interrupt.recv() => anyhow::bail!("stopped"),
+    }
 }
 
 async fn measure(scale: Scale, only: Option<Measure>) -> anyhow::Result<()> {
