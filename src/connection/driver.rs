@@ -4,8 +4,9 @@
 //! One hand-written future for each connection, because every local of an async fn would be memory
 //! for each idle client. Its order is the backpressure: effects are written before an outcome is
 //! looked at, and an outcome before the client is read, so a client that does not read its replies is
-//! not read either. Nothing is buffered but what one outcome asks for.
+//! not read either. Nothing is buffered but the outcomes of what is in flight.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::machine::{Dispatched, Effect, Effects, Input, Machine};
-use super::requests::{Request, Requests};
+use super::machine::{Dispatch, Dispatched, Effect, Effects, Input, Machine};
+use super::requests::{Answered, Request, Requests};
 use super::socket::{Broken, Received, Socket};
 use super::stats::Stats;
 use crate::event::{Event, EventBody, Peer, Trace};
@@ -34,6 +35,9 @@ pub(super) struct Driver<S> {
     pub(super) trace: Trace,
     pub(super) mailbox: Mailbox,
     effects: Effects,
+    /// Outcomes that came while a write was blocked, at most as many as the route has in flight. They
+    /// are taken over even then: an unpolled request would hold up others that wait behind it.
+    pub(super) answered: VecDeque<Answered>,
     /// Armed at or before the next time that matters. It is not moved for every message; when it
     /// fires too early, it is armed again.
     timer: Pin<Box<Sleep>>,
@@ -79,13 +83,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             trace,
             mailbox,
             effects: Effects::new(),
+            answered: VecDeque::new(),
             timer: Box::pin(sleep_until(Instant::now())),
             stall: None,
             write_timeout,
             panicked: false,
         };
-        driver.machine.open(Instant::now(), &mut driver.effects);
-        driver.dispatch();
+        if let Some(first) = driver.machine.open(Instant::now()) {
+            driver.dispatch(first);
+        }
         driver
     }
 
@@ -99,7 +105,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             match self.perform(cx) {
                 Poll::Ready(Ok(Some(exit))) => return Poll::Ready(exit),
                 Poll::Ready(Ok(None)) => {
-                    self.stall = None;
+                    if self.stall.take().is_some() {
+                        self.machine.set_blocked(false, Instant::now());
+                    }
                     if self.take_input(cx, &mut budget).is_ready() {
                         continue;
                     }
@@ -111,9 +119,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     return Poll::Ready(Exit::Abort);
                 }
                 Poll::Pending => {
-                    let written = self.socket.written();
-                    let due = || (Instant::now() + self.write_timeout, written);
-                    self.stall.get_or_insert_with(due);
+                    if self.stall.is_none() {
+                        let now = Instant::now();
+                        self.stall = Some((now + self.write_timeout, self.socket.written()));
+                        self.machine.set_blocked(true, now);
+                    }
+                    while let Poll::Ready(answered) = self.requests.poll_next(cx) {
+                        self.answered.push_back(answered);
+                    }
                 }
             }
             match ready!(self.keep_time(cx)) {
@@ -125,25 +138,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Does what the machine wants, in order, and writes it out. Pending when a write is blocked.
     fn perform(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Exit>, Broken>> {
+        if self.effects.back() == Some(&Effect::Abort) {
+            return Poll::Ready(Ok(Some(self.abort(cx))));
+        }
         while let Some(effect) = self.effects.front() {
             match effect {
-                Effect::Abort => {
-                    let _ = self.socket.poll_flush(cx);
-                    return Poll::Ready(Ok(Some(Exit::Abort)));
-                }
                 Effect::HangUp | Effect::Linger => {
                     let is_short = *effect == Effect::HangUp;
                     ready!(self.socket.poll_flush(cx))?;
                     let exit = if is_short { Exit::HangUp } else { Exit::Linger };
                     return Poll::Ready(Ok(Some(exit)));
                 }
-                Effect::Dispatch { .. } | Effect::Send(_) | Effect::Ping(_) => {
-                    ready!(self.socket.poll_ready(cx))?;
-                }
-                Effect::SendClose(_) => match self.socket.poll_ready(cx) {
-                    Poll::Pending if self.effects.contains(&Effect::Abort) => {}
-                    ready => ready!(ready)?,
-                },
+                _ => ready!(self.socket.poll_ready(cx))?,
             }
             match self.effects.pop_front() {
                 Some(Effect::Send(message)) => {
@@ -159,9 +165,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         self.socket.poll_flush(cx).map_ok(|()| None)
     }
 
+    /// Says why, if there is room for it, and waits for nothing.
+    fn abort(&mut self, cx: &mut Context<'_>) -> Exit {
+        while let Some(effect) = self.effects.pop_front() {
+            if let Effect::SendClose(close) = effect
+                && let Poll::Ready(Ok(())) = self.socket.poll_ready(cx)
+                && self.socket.close(&close).is_ok()
+            {
+                let _ = self.socket.poll_flush(cx);
+            }
+        }
+        Exit::Abort
+    }
+
     /// Takes one outcome, or else one thing from the client. Pending when there is neither.
     fn take_input(&mut self, cx: &mut Context<'_>, budget: &mut usize) -> Poll<()> {
-        if let Poll::Ready((kind, sequence, outcome)) = self.requests.poll_next(cx) {
+        let next = match self.answered.pop_front() {
+            Some(answered) => Poll::Ready(answered),
+            None => self.requests.poll_next(cx),
+        };
+        if let Poll::Ready((kind, sequence, outcome)) = next {
             self.stats.outcome(&outcome);
             let word = outcome.as_str();
             tracing::trace!(connection = %self.peer.id, sequence, outcome = word, "event answered");
@@ -181,20 +204,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.machine.heard(Instant::now());
         }
         match ready!(received) {
-            Received::Message(message) => {
+            Received::Message(message) if self.machine.is_open() => {
                 self.relay.metrics().inbound(&message);
                 self.stats.inbound(&message);
                 let (kind, bytes) = (message.kind().as_str(), message.data().len());
                 tracing::trace!(connection = %self.peer.id, kind, bytes, "message from the client");
                 self.input(Input::Message(message));
             }
-            Received::Ping => {}
+            Received::Message(_) | Received::Ping => {}
             Received::Pong(payload) => {
                 if let Some(rtt) = self.machine.pong(&payload, Instant::now()) {
                     self.relay.metrics().ping_rtt(rtt.as_secs_f64());
                 }
             }
-            Received::Close(said) => self.input(Input::PeerClosed(said)),
+            Received::Close(close) => self.input(Input::PeerClosed(close)),
             Received::Violation(close) => self.input(Input::Violation(close)),
             Received::Gone => self.input(Input::PeerGone),
         }
@@ -228,24 +251,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         Poll::Ready(None)
     }
 
-    /// Tells the machine, and gives a new event to the backend at once: it must not wait behind a
-    /// blocked write.
+    /// Tells the machine, and gives a new event to the backend at once.
     fn input(&mut self, input: Input) {
-        self.machine.on(input, Instant::now(), &mut self.effects);
-        self.dispatch();
-    }
-
-    fn dispatch(&mut self) {
-        if let Some(Effect::Dispatch { .. }) = self.effects.back()
-            && let Some(Effect::Dispatch { sequence, body }) = self.effects.pop_back()
-        {
-            let event = self.event(sequence, body);
-            let (kind, relay) = (event.kind(), self.relay.clone());
-            self.requests.push(Request(Box::pin(async move {
-                (kind, sequence, relay.request(event).await)
-            })));
+        if let Some(dispatch) = self.machine.on(input, Instant::now(), &mut self.effects) {
+            self.dispatch(dispatch);
         }
         self.mailbox.set_busy(self.machine.is_busy());
+    }
+
+    fn dispatch(&mut self, dispatch: Dispatch) {
+        let event = self.event(dispatch.sequence, dispatch.body);
+        let (kind, sequence, relay) = (event.kind(), event.sequence, self.relay.clone());
+        self.requests
+            .push(Request(Box::pin(async move { (kind, sequence, relay.request(event).await) })));
     }
 
     fn event(&self, sequence: u64, body: Dispatched) -> Event {
@@ -282,7 +300,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
                 Err(_) if self.panicked => return Poll::Ready(Exit::Abort),
                 Err(_) => {
                     self.panicked = true;
+                    let was_closed = self.machine.closed().is_some();
                     self.on_panic();
+                    if was_closed {
+                        return Poll::Ready(Exit::Abort);
+                    }
                 }
             }
         }

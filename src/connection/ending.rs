@@ -1,17 +1,25 @@
 //! The end of a connection: the socket is left in the right order, the end is said once in the log,
 //! and the backend hears of it after all its other events.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::driver::{Driver, Exit};
+use super::machine::{Effects, Input, Machine};
+use super::requests::{Answered, Requests};
 use crate::close::{Cause, Close};
 use crate::config::EventKind;
-use crate::event::{Ended, Event, EventBody, Outcome};
+use crate::event::{Ended, Event, EventBody, Outcome, Peer, Trace};
+use crate::limits::Permits;
 use crate::relay::Relay;
-use crate::task::Backoff;
+use crate::task::{Backoff, Tasks};
 
 /// How long `disconnected` is offered to the backend until it is given up.
 const OFFERED_FOR: Duration = Duration::from_secs(300);
@@ -23,57 +31,111 @@ pub(super) async fn leave<S: AsyncRead + AsyncWrite + Unpin>(
     exit: Exit,
     close_timeout: Duration,
 ) -> LastEvents {
+    leave_socket(&mut driver, exit, close_timeout).await;
     let close = driver.machine.closed().cloned().unwrap_or(Close::of(Cause::Panic));
-    if let Some(io) = driver.socket.io_mut() {
-        let leaving = async {
-            match exit {
-                Exit::Abort => Ok(()),
-                Exit::HangUp => io.shutdown().await,
-                Exit::Linger => linger(io).await,
-            }
-        };
-        let _ = timeout(close_timeout, leaving).await;
-    }
     let duration = driver.stats.since.elapsed();
     driver.relay.metrics().closed(close.code, close.cause, duration.as_secs_f64());
     log(&driver, &close, duration);
-    let ended = Ended { close, duration };
-    let event = driver.peer.route.wants(EventKind::Disconnected).then(|| Event {
+    LastEvents {
         peer: driver.peer,
-        sequence: driver.machine.last_sequence(),
-        time: SystemTime::now(),
-        state: driver.machine.state().cloned(),
+        relay: driver.relay,
         trace: driver.trace,
-        body: EventBody::Disconnected(ended),
-    });
-    LastEvents { requests: driver.requests, event, relay: driver.relay }
+        machine: driver.machine,
+        requests: driver.requests,
+        answered: driver.answered,
+        ended: Ended { close, duration },
+    }
+}
+
+/// Events that are at the backend go on meanwhile: others may wait behind them.
+async fn leave_socket<S: AsyncRead + AsyncWrite + Unpin>(
+    driver: &mut Driver<S>,
+    exit: Exit,
+    close_timeout: Duration,
+) {
+    let Driver { socket, requests, answered, .. } = driver;
+    let leaving = async {
+        match (exit, socket.io_mut()) {
+            (Exit::HangUp, Some(io)) => io.shutdown().await,
+            (Exit::Linger, Some(io)) => linger(io).await,
+            (Exit::Abort, _) | (_, None) => Ok(()),
+        }
+    };
+    let mut leaving = pin!(timeout(close_timeout, leaving));
+    poll_fn(|cx| {
+        while let Poll::Ready(outcome) = requests.poll_next(cx) {
+            answered.push_back(outcome);
+        }
+        leaving.as_mut().poll(cx).map(drop)
+    })
+    .await;
 }
 
 /// What a connection that is gone still has to tell the backend.
 #[derive(Debug)]
 pub(super) struct LastEvents {
-    requests: super::requests::Requests,
-    event: Option<Event>,
+    peer: Arc<Peer>,
     relay: Relay,
+    trace: Trace,
+    machine: Machine,
+    requests: Requests,
+    answered: VecDeque<Answered>,
+    ended: Ended,
 }
 
 impl LastEvents {
-    /// Waits for the events that are at the backend, then offers `disconnected` until it is accepted.
-    pub(super) async fn deliver(mut self) {
-        while self.requests.next().await.is_some() {}
-        let Some(event) = self.event else { return };
-        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
-        let give_up = Instant::now() + OFFERED_FOR;
-        loop {
-            if let Outcome::Replied(_) = self.relay.request(event.clone()).await {
-                return;
-            }
-            let delay = backoff.delay();
-            if Instant::now() + delay > give_up {
-                tracing::warn!(event = %event.id(), "disconnected was not accepted in time");
-                return;
-            }
-            sleep(delay).await;
+    /// Waits for the events that are at the backend, then offers `disconnected` until it is accepted,
+    /// it is too old, or the node stops. `places` bounds how many are offered at the same time.
+    pub(super) async fn deliver(mut self, places: &Permits, tasks: &Tasks) {
+        while let Some(answered) = self.answered.pop_front() {
+            self.take(answered);
+        }
+        while let Some(answered) = self.requests.next().await {
+            self.take(answered);
+        }
+        if !self.peer.route.wants(EventKind::Disconnected) {
+            return;
+        }
+        let event = Event {
+            sequence: self.machine.last_sequence(),
+            time: SystemTime::now(),
+            state: self.machine.state().cloned(),
+            trace: self.trace,
+            body: EventBody::Disconnected(self.ended),
+            peer: self.peer,
+        };
+        let result = match places.take() {
+            Some(_place) => offer(&self.relay, &event, tasks).await,
+            None => "dropped",
+        };
+        self.relay.metrics().disconnect_event(result);
+        if result != "accepted" {
+            tracing::warn!(event = %event.id(), result, "disconnected was not accepted");
+        }
+    }
+
+    /// An outcome may still change the state that `disconnected` carries.
+    fn take(&mut self, (kind, sequence, outcome): Answered) {
+        let input = Input::Outcome { kind, sequence, outcome };
+        self.machine.on(input, Instant::now(), &mut Effects::new());
+    }
+}
+
+/// Offers `disconnected` again and again; the result's word.
+async fn offer(relay: &Relay, event: &Event, tasks: &Tasks) -> &'static str {
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
+    let give_up = Instant::now() + OFFERED_FOR;
+    loop {
+        let is_last = tasks.is_stopping() || Instant::now() > give_up;
+        if let Outcome::Replied(_) = relay.request(event.clone()).await {
+            return "accepted";
+        }
+        if is_last {
+            return "given-up";
+        }
+        tokio::select! {
+            () = sleep(backoff.delay()) => {}
+            () = tasks.stopping() => {}
         }
     }
 }

@@ -97,7 +97,7 @@ impl Heartbeat {
 
     /// Reading goes on after a pause in which the client's bytes waited unread.
     pub(super) fn resumed(&mut self, now: Instant) {
-        self.heard = now;
+        (self.heard, self.used) = (now, now);
         if let Some(ping) = &mut self.ping {
             ping.due = now + self.pong_timeout;
         }
@@ -105,12 +105,15 @@ impl Heartbeat {
 
     /// When [`beat`](Self::beat) is next worth a call. Silence counts only while `reading`.
     pub(super) fn due(&self, reading: bool) -> Option<Instant> {
-        let silence = reading.then(|| match &self.ping {
+        if !reading {
+            return self.ends;
+        }
+        let silence = match &self.ping {
             Some(ping) if !ping.answered => ping.due,
             _ => self.heard + self.interval,
-        });
+        };
         let idle = self.idle_timeout.map(|timeout| self.used + timeout);
-        [silence, idle, self.ends].into_iter().flatten().min()
+        [Some(silence), idle, self.ends].into_iter().flatten().min()
     }
 
     /// What is due at `now`.
@@ -118,11 +121,11 @@ impl Heartbeat {
         if self.ends.is_some_and(|ends| ends <= now) {
             return Beat::End(Cause::MaxAge);
         }
-        if self.idle_timeout.is_some_and(|timeout| self.used + timeout <= now) {
-            return Beat::End(Cause::Idle);
-        }
         if !reading {
             return Beat::Wait;
+        }
+        if self.idle_timeout.is_some_and(|timeout| self.used + timeout <= now) {
+            return Beat::End(Cause::Idle);
         }
         match &mut self.ping {
             Some(ping) if !ping.answered => {

@@ -35,6 +35,8 @@ pub(super) struct Machine {
     /// A close that waits until no event is at the backend.
     parting: Option<Close>,
     close_timeout: Duration,
+    /// Whether a write waits for the client to read; it is not read meanwhile either.
+    is_blocked: bool,
     /// Whether the client was read until now; the heartbeat pauses meanwhile.
     was_reading: bool,
 }
@@ -44,8 +46,8 @@ pub(super) struct Machine {
 pub(super) enum Input {
     /// A whole message came in.
     Message(Message),
-    /// The peer's close frame came in; the answer to it is on its way. Its code and reason, if any.
-    PeerClosed(Option<(u16, String)>),
+    /// The peer's close frame came in; the answer to it is on its way.
+    PeerClosed(Close),
     /// The stream ended or broke without a close frame.
     PeerGone,
     /// The peer broke the protocol, or a limit that is part of it.
@@ -63,8 +65,6 @@ pub(super) enum Input {
 /// What to do.
 #[derive(Debug, PartialEq)]
 pub(super) enum Effect {
-    /// Give an event to the backend.
-    Dispatch { sequence: u64, body: Dispatched },
     /// Send a message.
     Send(Message),
     /// Send a ping.
@@ -77,6 +77,13 @@ pub(super) enum Effect {
     Linger,
     /// Drop the TCP stream at once.
     Abort,
+}
+
+/// An event to be given to the backend at once; it does not wait behind what is to be written.
+#[derive(Debug, PartialEq)]
+pub(super) struct Dispatch {
+    pub(super) sequence: u64,
+    pub(super) body: Dispatched,
 }
 
 /// The events that begin while the connection is open.
@@ -102,9 +109,6 @@ enum Phase {
 
 pub(super) type Effects = VecDeque<Effect>;
 
-/// No code in the peer's close frame (RFC 6455 section 7.1.5).
-const NO_STATUS: u16 = 1005;
-
 impl Machine {
     /// A connection that was just accepted. `sequence` is the number of the last event that was sent
     /// for it, `state` what the backend said to it.
@@ -126,31 +130,40 @@ impl Machine {
             expires,
             parting: None,
             close_timeout: heartbeat.close_timeout.get(),
+            is_blocked: false,
             was_reading: true,
         }
     }
 
-    /// The first thing to do.
-    pub(super) fn open(&mut self, now: Instant, effects: &mut Effects) {
-        if self.route.wants(EventKind::Connected) {
+    /// The first event, if the backend wants one.
+    pub(super) fn open(&mut self, now: Instant) -> Option<Dispatch> {
+        let first = self.route.wants(EventKind::Connected).then(|| {
             self.phase = Phase::Opening;
-            self.dispatch(Dispatched::Connected, effects);
-        }
+            self.dispatch(Dispatched::Connected)
+        });
         self.note_reading(now);
+        first
     }
 
-    /// Takes `input` into account at `now` and appends what to do.
-    pub(super) fn on(&mut self, input: Input, now: Instant, effects: &mut Effects) {
+    /// Takes `input` into account at `now`: appends what to do, and returns the event to dispatch.
+    pub(super) fn on(
+        &mut self,
+        input: Input,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Option<Dispatch> {
+        let mut dispatch = None;
         match input {
-            Input::Message(message) => self.on_message(message, now, effects),
+            Input::Message(message) => dispatch = self.on_message(message, now),
             Input::Outcome { kind, sequence, outcome } => {
                 self.on_outcome(kind, sequence, outcome, now, effects);
             }
-            Input::Part(close) => {
-                self.parting.get_or_insert(close);
-                self.part_when_idle(now, effects);
+            Input::Part(close) => self.part(close, now, effects),
+            Input::PeerClosed(close) => {
+                let is_answer = matches!(self.phase, Phase::Closing { .. });
+                let last = if is_answer { Effect::HangUp } else { Effect::Linger };
+                self.end(close, last, effects);
             }
-            Input::PeerClosed(said) => self.on_peer_closed(said, effects),
             Input::PeerGone => self.end(Close::of(Cause::Vanished), Effect::Abort, effects),
             Input::WriteStalled => self.end(Close::of(Cause::WriteTimeout), Effect::Abort, effects),
             Input::Violation(close) => self.fail(close, Effect::Linger, effects),
@@ -160,6 +173,7 @@ impl Machine {
             }
         }
         self.note_reading(now);
+        dispatch
     }
 
     /// Any bytes came in.
@@ -186,7 +200,7 @@ impl Machine {
                     Beat::Wait => {}
                     Beat::Ping(payload) => effects.push_back(Effect::Ping(payload)),
                     Beat::End(Cause::MaxAge) => {
-                        self.on(Input::Part(Close::of(Cause::MaxAge)), now, effects);
+                        self.part(Close::of(Cause::MaxAge), now, effects);
                     }
                     Beat::End(Cause::PongTimeout) => {
                         self.fail(Close::of(Cause::PongTimeout), Effect::Abort, effects);
@@ -214,9 +228,21 @@ impl Machine {
     pub(super) fn reads(&self) -> bool {
         match self.phase {
             Phase::Opening | Phase::Closed(_) => false,
+            _ if self.is_blocked => false,
             Phase::Open => self.parting.is_none() && self.in_flight < self.route.in_flight,
             Phase::Closing { .. } => true,
         }
+    }
+
+    /// A write waits for the client to read, or waits no more.
+    pub(super) fn set_blocked(&mut self, is_blocked: bool, now: Instant) {
+        self.is_blocked = is_blocked;
+        self.note_reading(now);
+    }
+
+    /// Whether messages are still taken from the client.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
     }
 
     /// Whether an event is at the backend.
@@ -247,14 +273,13 @@ impl Machine {
         }
     }
 
-    fn on_message(&mut self, message: Message, now: Instant, effects: &mut Effects) {
-        if !matches!(self.phase, Phase::Open) {
-            return; // RFC 6455 section 1.4: what comes after our close frame is discarded.
+    fn on_message(&mut self, message: Message, now: Instant) -> Option<Dispatch> {
+        if !self.is_open() {
+            return None; // RFC 6455 section 1.4: what comes after our close frame is discarded.
         }
         self.heartbeat.used(now);
-        if self.route.wants(EventKind::Message) {
-            self.dispatch(Dispatched::Message(message), effects);
-        }
+        let is_wanted = self.route.wants(EventKind::Message);
+        is_wanted.then(|| self.dispatch(Dispatched::Message(message)))
     }
 
     fn on_outcome(
@@ -320,17 +345,6 @@ impl Machine {
         }
     }
 
-    fn on_peer_closed(&mut self, said: Option<(u16, String)>, effects: &mut Effects) {
-        let (close, last) = match &self.phase {
-            Phase::Closing { close, .. } => (close.clone(), Effect::HangUp),
-            _ => {
-                let (code, reason) = said.unwrap_or((NO_STATUS, String::new()));
-                (Close::said(Cause::Client, code, &reason), Effect::Linger)
-            }
-        };
-        self.end(close, last, effects);
-    }
-
     fn send(&mut self, message: Message, now: Instant, effects: &mut Effects) {
         if matches!(self.phase, Phase::Open) {
             self.heartbeat.used(now);
@@ -338,10 +352,15 @@ impl Machine {
         }
     }
 
-    fn dispatch(&mut self, body: Dispatched, effects: &mut Effects) {
+    fn dispatch(&mut self, body: Dispatched) -> Dispatch {
         self.sequence += 1;
         self.in_flight += 1;
-        effects.push_back(Effect::Dispatch { sequence: self.sequence, body });
+        Dispatch { sequence: self.sequence, body }
+    }
+
+    fn part(&mut self, close: Close, now: Instant, effects: &mut Effects) {
+        self.parting.get_or_insert(close);
+        self.part_when_idle(now, effects);
     }
 
     fn part_when_idle(&mut self, now: Instant, effects: &mut Effects) {

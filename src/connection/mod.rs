@@ -33,8 +33,9 @@ use crate::close::Close;
 use crate::config::Heartbeat;
 use crate::event::{Peer, State, Trace};
 use crate::hub::{Mailbox, Registered};
-use crate::limits::Permit;
+use crate::limits::{Permit, Permits};
 use crate::relay::Relay;
+use crate::task::Tasks;
 
 use driver::Driver;
 use machine::Machine;
@@ -65,17 +66,23 @@ pub struct Accepted {
     pub registered: Registered,
     /// Its place among the open connections.
     pub permit: Permit,
+    /// Places for `disconnected` events that no backend has accepted yet.
+    pub last_events: Permits,
+    /// The tasks of all connections, which say when the node stops.
+    pub tasks: Tasks,
 }
 
 /// Runs a connection over `io` until it has ended and its last event is delivered.
 ///
-/// What an idle connection keeps is moved into the future once and stays there; the parts of its end
-/// are allocated when it ends.
+/// The connection counts as open from this call on. What an idle connection keeps is moved into the
+/// future once and stays there (the arguments of an async fn would be there twice); the parts of its
+/// end are allocated when it ends.
 pub fn run<S>(io: S, accepted: Accepted) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let Accepted { peer, relay, trace, heartbeat, mailbox, registered, permit, .. } = accepted;
+    let (last_events, tasks) = (accepted.last_events, accepted.tasks);
     relay.metrics().opened();
     let machine = Machine::new(
         Arc::clone(&peer.route),
@@ -92,7 +99,7 @@ where
         let exit = (&mut driver).await;
         let last = Box::pin(ending::leave(driver, exit, close_timeout.get())).await;
         drop((registered, permit));
-        Box::pin(last.deliver()).await;
+        Box::pin(last.deliver(&last_events, &tasks)).await;
     }
 }
 

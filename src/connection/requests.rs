@@ -57,10 +57,10 @@ impl Requests {
 
     /// The next outcome; none when there are no requests. Cancel safe.
     pub(super) async fn next(&mut self) -> Option<Answered> {
-        if matches!(self, Self::None) {
-            return None;
+        match self {
+            Self::None => None,
+            _ => Some(poll_fn(|cx| self.poll_next(cx)).await),
         }
-        Some(poll_fn(|cx| self.poll_next(cx)).await)
     }
 }
 

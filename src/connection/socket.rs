@@ -31,6 +31,8 @@ pub(super) struct Socket<S> {
     dirty: bool,
     /// Whether a large message went through since the buffers were new.
     grown: bool,
+    /// Whether the last read was pending: all that came in was handed up, as far as it is whole.
+    drained: bool,
 }
 
 /// What came in.
@@ -41,7 +43,7 @@ pub(super) enum Received {
     Ping,
     Pong(Bytes),
     /// The library has its answer ready; the next flush sends it.
-    Close(Option<(u16, String)>),
+    Close(Close),
     Violation(Close),
     /// The stream ended or broke.
     Gone,
@@ -66,15 +68,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
         let ws = build(Wire::new(io, max_message), config);
-        Self { ws, config, dirty: false, grown: false }
+        Self { ws, config, dirty: false, grown: false, drained: false }
     }
 
     /// The next thing that comes in. Pings and a close are answered by the next flush.
     pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         let Some(ws) = &mut self.ws else { return Poll::Ready(Received::Gone) };
-        let Some(item) = ready!(Pin::new(&mut *ws).poll_next(cx)) else {
-            return Poll::Ready(Received::Gone);
-        };
+        let poll = Pin::new(&mut *ws).poll_next(cx);
+        self.drained = poll.is_pending();
+        let Some(item) = ready!(poll) else { return Poll::Ready(Received::Gone) };
         let message = match item {
             Ok(message) => message,
             Err(error) => return Poll::Ready(classify(&error, ws.get_ref().violation())),
@@ -91,7 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             tungstenite::Message::Pong(payload) => Received::Pong(payload),
             tungstenite::Message::Close(frame) => {
                 self.dirty = true;
-                Received::Close(frame.map(|f| (f.code.into(), f.reason.as_str().to_owned())))
+                Received::Close(frame.map_or_else(no_status, |frame| said(&frame)))
             }
             tungstenite::Message::Frame(_) => Received::Gone,
         })
@@ -154,9 +156,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// Gives large buffers back while nothing is going on: all is flushed, the last read was pending,
-    /// and the bytes so far are whole messages, so the library's buffers are empty.
+    /// and the bytes so far are whole messages, so the library's buffers are empty. Does nothing
+    /// otherwise.
     pub(super) fn shrink(&mut self) {
-        if !self.grown || self.dirty {
+        if !self.grown || self.dirty || !self.drained {
             return;
         }
         if let Some(ws) = self.ws.take_if(|ws| ws.get_ref().is_between_messages()) {
@@ -194,13 +197,12 @@ fn build<S: AsyncRead + AsyncWrite + Unpin>(
 
 fn classify(error: &Error, violation: Option<Violation>) -> Received {
     match (violation, error) {
+        (_, Error::Utf8(_)) | (Some(Violation::Utf8), _) => not_utf8(),
         (Some(Violation::TooBig), _) => Received::Violation(Close::of(Cause::TooBig)),
-        (Some(Violation::Utf8), _) => not_utf8(),
         (Some(_), _) => Received::Violation(Close::of(Cause::Protocol)),
         (None, Error::Capacity(CapacityError::MessageTooLong { .. })) => {
             Received::Violation(Close::of(Cause::TooBig))
         }
-        (None, Error::Utf8(_)) => not_utf8(),
         (None, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Received::Gone,
         (None, Error::Protocol(_) | Error::Capacity(_)) => {
             Received::Violation(Close::of(Cause::Protocol))
@@ -212,3 +214,20 @@ fn classify(error: &Error, violation: Option<Violation>) -> Received {
 fn not_utf8() -> Received {
     Received::Violation(Close::with_code(Cause::Protocol, 1007))
 }
+
+/// What the peer's close frame says. The library answers a code that may not be sent with 1002 (RFC
+/// 6455 section 7.4.1) and hands up its own answer in place of the code.
+fn said(frame: &CloseFrame) -> Close {
+    if frame.code == CloseCode::Protocol && frame.reason.as_str() == ILLEGAL_CODE {
+        return Close::of(Cause::Protocol);
+    }
+    Close::said(Cause::Client, frame.code.into(), frame.reason.as_str())
+}
+
+/// A close frame without a code (RFC 6455 section 7.1.5).
+fn no_status() -> Close {
+    Close::said(Cause::Client, 1005, "")
+}
+
+/// The reason that the library gives in its answer to an illegal code.
+const ILLEGAL_CODE: &str = "Protocol violation";

@@ -26,7 +26,7 @@ use crate::config::{Heartbeat, JwtSources, RefuseMode, Route};
 use crate::event::{Certificate, Peer, Trace};
 use crate::hub::Table;
 use crate::id::{ConnectionId, NodeId};
-use crate::limits::Permit;
+use crate::limits::{Permit, Permits};
 use crate::metrics::Metrics;
 use crate::relay::Relay;
 use crate::task::Tasks;
@@ -51,6 +51,8 @@ pub struct Doorkeeper {
     pub table: Table,
     /// Where their tasks run.
     pub connections: Tasks,
+    /// Places for `disconnected` events that no backend has accepted yet.
+    pub last_events: Permits,
     /// Where results are counted.
     pub metrics: Metrics,
 }

@@ -62,6 +62,8 @@ impl Doorkeeper {
             mailbox,
             registered,
             permit,
+            last_events: self.last_events.clone(),
+            tasks: self.connections.clone(),
         });
         let upgrade = hyper::upgrade::on(request);
         self.connections.spawn("connection", async move {

@@ -133,8 +133,17 @@ pub(super) fn register() -> Metrics {
             "Backend replies that came after their request had an outcome; they are ignored.",
         ),
         panics: counter(r, "panics_total", "Connections that ended by a bug in moorline."),
+        disconnect_events: counters(
+            r,
+            "disconnect_events_total",
+            "Disconnected events, by whether a backend accepted them.",
+            &["result"],
+        ),
         registry: registry.clone(),
     };
+    for result in ["accepted", "given-up", "dropped"] {
+        metrics.disconnect_events.with_label_values(&[result]);
+    }
     // Fixed words are there from the start: a rate over a series that begins with its first event
     // misses that event.
     for result in ["ok", "failed", "timeout"] {

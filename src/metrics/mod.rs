@@ -39,6 +39,7 @@ pub struct Metrics {
     accept_errors: IntCounter,
     late_replies: IntCounter,
     panics: IntCounter,
+    disconnect_events: IntCounterVec,
 }
 
 impl Metrics {

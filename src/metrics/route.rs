@@ -27,6 +27,7 @@ pub struct RouteMetrics {
     pub held: IntGauge,
     ping_rtt: Histogram,
     panics: IntCounter,
+    disconnect_events: IntCounterVec,
 }
 
 #[derive(Debug, Clone)]
@@ -77,6 +78,7 @@ impl RouteMetrics {
             held: metrics.backend_held.with_label_values(&backend),
             ping_rtt: metrics.ping_rtt.with_label_values(&place),
             panics: metrics.panics.clone(),
+            disconnect_events: metrics.disconnect_events.clone(),
         }
     }
 
@@ -120,6 +122,11 @@ impl RouteMetrics {
     /// A connection ended by a bug.
     pub fn panicked(&self) {
         self.panics.inc();
+    }
+
+    /// A `disconnected` event was `accepted`, `given-up`, or `dropped` for want of a place.
+    pub fn disconnect_event(&self, result: &'static str) {
+        self.disconnect_events.with_label_values(&[result]).inc();
     }
 
     /// A pong came `seconds` after its ping.

@@ -64,6 +64,8 @@ pub(super) async fn parts(config: &Config, crews: &Crews) -> Result<Parts, Serve
         node: id,
         table: table.clone(),
         connections: crews.connections.clone(),
+        // As many as may be open: a fleet of workers that is away must not let them pile up.
+        last_events: Permits::new(config.limits.max_connections),
         metrics: metrics.clone(),
     };
     let edge = Arc::new(Edge {

@@ -310,3 +310,38 @@ async fn a_message_that_nats_would_not_take_costs_nobody_else() {
     assert_eq!(other.ask("still connected").await, "still connected");
     assert_eq!(node.metric("moorline_nats_reconnects_total", &[]).await, 0.0);
 }
+
+#[tokio::test]
+async fn small_messages_behind_a_large_one_are_not_lost() {
+    let nats = NatsServer::start().await;
+    let node = node_with(&nats, "").await;
+    let worker = Worker::start(&nats, MESSAGES, |message| {
+        Answer::payload(message.payload.clone()).after(Duration::from_millis(100))
+    })
+    .await;
+    let mut client = Client::connect(node.ws()).await;
+    let large = "x".repeat(20_000);
+    // In one write, so that the small ones are read together with the large one's end.
+    client.send_together(&[&large, "one", "two", &large, "three"]).await;
+    for text in [&large, "one", "two", &large, "three"] {
+        assert_eq!(client.next_text().await, *text);
+    }
+    assert_eq!(worker.texts().len(), 5);
+}
+
+#[tokio::test]
+async fn one_client_cannot_hold_up_the_others_that_wait_for_a_worker() {
+    let nats = NatsServer::start().await;
+    let node = node_with(&nats, ", in_flight: 2, hold: 10s").await;
+    let mut leaving = Client::connect(node.ws()).await;
+    leaving.send("first in line").await;
+    node.metric_becomes("moorline_backend_held", &[], 1.0).await;
+    leaving.start_close().await;
+    let mut other = Client::connect(node.ws()).await;
+    other.send("second in line").await;
+    node.metric_becomes("moorline_backend_held", &[], 2.0).await;
+    let _worker = Worker::echo(&nats, MESSAGES).await;
+    let started = std::time::Instant::now();
+    assert_eq!(other.next_text().await, "second in line");
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}

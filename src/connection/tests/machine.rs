@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{heartbeat, route};
 use crate::close::{Cause, Close};
 use crate::config::{EventKind, OnFailure, Period, Route};
-use crate::connection::machine::{Dispatched, Effect, Effects, Input, Machine};
+use crate::connection::machine::{Dispatch, Dispatched, Effect, Effects, Input, Machine};
 use crate::event::{Action, Outcome, Refusal, State};
 use crate::message::Message;
 
@@ -26,15 +26,13 @@ impl Scene {
 
     fn open(edit: impl FnOnce(&mut Route)) -> Self {
         let mut scene = Self::new(edit);
-        let mut effects = Effects::new();
-        scene.machine.open(scene.now, &mut effects);
-        assert!(effects.is_empty());
+        assert_eq!(scene.machine.open(scene.now), None);
         scene
     }
 
     fn on(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Effects::new();
-        self.machine.on(input, self.now, &mut effects);
+        assert_eq!(self.machine.on(input, self.now, &mut effects), None);
         effects.into()
     }
 
@@ -45,8 +43,12 @@ impl Scene {
         effects.into()
     }
 
-    fn message(&mut self, text: &str) -> Vec<Effect> {
-        self.on(Input::Message(Message::text(text)))
+    fn message(&mut self, text: &str) -> Option<Dispatch> {
+        let mut effects = Effects::new();
+        let input = Input::Message(Message::text(text));
+        let dispatch = self.machine.on(input, self.now, &mut effects);
+        assert_eq!(effects, []);
+        dispatch
     }
 
     fn outcome(&mut self, sequence: u64, outcome: Outcome) -> Vec<Effect> {
@@ -58,8 +60,8 @@ impl Scene {
     }
 }
 
-fn dispatched(sequence: u64, text: &str) -> Vec<Effect> {
-    vec![Effect::Dispatch { sequence, body: Dispatched::Message(Message::text(text)) }]
+fn dispatched(sequence: u64, text: &str) -> Option<Dispatch> {
+    Some(Dispatch { sequence, body: Dispatched::Message(Message::text(text)) })
 }
 
 fn replied(text: &str) -> Outcome {
@@ -97,9 +99,8 @@ fn a_wider_window_reads_on_until_it_is_full() {
 fn connected_comes_before_the_first_message() {
     let mut scene =
         Scene::new(|route| route.events = vec![EventKind::Connected, EventKind::Message]);
-    let mut effects = Effects::new();
-    scene.machine.open(scene.now, &mut effects);
-    assert_eq!(effects, [Effect::Dispatch { sequence: 1, body: Dispatched::Connected }]);
+    let first = Dispatch { sequence: 1, body: Dispatched::Connected };
+    assert_eq!(scene.machine.open(scene.now), Some(first));
     assert!(!scene.machine.reads());
     let answered =
         Input::Outcome { kind: EventKind::Connected, sequence: 1, outcome: Outcome::Unknown };
@@ -111,7 +112,7 @@ fn connected_comes_before_the_first_message() {
 #[test]
 fn messages_that_no_backend_wants_end_here() {
     let mut scene = Scene::open(|route| route.events = vec![EventKind::Disconnected]);
-    assert_eq!(scene.message("a"), []);
+    assert_eq!(scene.message("a"), None);
     assert!(scene.machine.reads());
 }
 
@@ -133,8 +134,8 @@ fn actions_apply_in_order_and_nothing_follows_a_close() {
     let expected = [Effect::Send(Message::text("last")), Effect::SendClose(close)];
     assert_eq!(effects, expected);
     assert_eq!(scene.machine.state(), state.as_ref());
-    assert_eq!(scene.message("ignored"), [], "after our close frame nothing is taken");
-    assert_eq!(scene.on(Input::PeerClosed(Some((4000, String::new())))), [Effect::HangUp]);
+    assert_eq!(scene.message("ignored"), None, "after our close frame nothing is taken");
+    assert_eq!(scene.on(Input::PeerClosed(Close::said(Cause::Client, 4000, ""))), [Effect::HangUp]);
     assert_eq!(scene.closed(), Some((4000, Cause::BackendClosed)));
 }
 
@@ -176,8 +177,16 @@ fn the_end_has_one_cause() {
     let vanished = (1006, Cause::Vanished);
     for (input, last, closed) in [
         (Input::PeerGone, Effect::Abort, vanished),
-        (Input::PeerClosed(None), Effect::Linger, (1005, Cause::Client)),
-        (Input::PeerClosed(Some((3001, "x".into()))), Effect::Linger, (3001, Cause::Client)),
+        (
+            Input::PeerClosed(Close::said(Cause::Client, 1005, "")),
+            Effect::Linger,
+            (1005, Cause::Client),
+        ),
+        (
+            Input::PeerClosed(Close::said(Cause::Client, 3001, "x")),
+            Effect::Linger,
+            (3001, Cause::Client),
+        ),
         (Input::WriteStalled, Effect::Abort, (4508, Cause::WriteTimeout)),
     ] {
         let mut scene = Scene::open(|_| {});
@@ -292,4 +301,32 @@ fn a_panic_costs_its_own_connection_only() {
     assert_eq!(effects, [Effect::SendClose(Close::of(Cause::Panic)), Effect::Linger]);
     assert_eq!(scene.closed(), Some((1011, Cause::Panic)));
     assert!(!scene.machine.is_busy());
+}
+
+#[test]
+fn a_client_that_reads_slowly_is_not_blamed_for_its_silence() {
+    let mut scene = Scene::open(|_| {});
+    scene.machine.set_blocked(true, scene.now);
+    assert!(!scene.machine.reads());
+    assert_eq!(scene.machine.due(), None);
+    assert_eq!(scene.after(Duration::from_secs(300)), []);
+    scene.machine.set_blocked(false, scene.now);
+    assert!(scene.machine.reads());
+    assert!(scene.machine.due().unwrap() > scene.now + Duration::from_secs(20));
+}
+
+#[test]
+fn a_slow_backend_is_no_idle_client() {
+    let now = Instant::now();
+    let mut settings = heartbeat();
+    settings.idle_timeout = Some(Period::secs(5));
+    let mut machine = Machine::new(route(|_| {}), &settings, 0, None, None, now);
+    let mut effects = Effects::new();
+    assert!(machine.on(Input::Message(Message::text("a")), now, &mut effects).is_some());
+    let later = now + Duration::from_secs(8);
+    machine.tick(later, &mut effects);
+    assert_eq!(effects, []);
+    let outcome = Input::Outcome { kind: EventKind::Message, sequence: 1, outcome: replied("A") };
+    machine.on(outcome, later, &mut effects);
+    assert_eq!(effects, [Effect::Send(Message::text("A"))]);
 }

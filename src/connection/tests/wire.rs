@@ -17,6 +17,7 @@ use crate::id::{ConnectionId, NodeId};
 use crate::limits::Permits;
 use crate::metrics::Metrics;
 use crate::relay::{Hold, Relay};
+use crate::task::Tasks;
 
 const FIN: u8 = 0x80;
 const TEXT: u8 = 1;
@@ -103,6 +104,8 @@ fn accepted(route: Arc<Route>, table: &Table) -> Accepted {
         mailbox,
         registered,
         permit: Permits::new(1).take().unwrap(),
+        last_events: Permits::new(1),
+        tasks: Tasks::new(),
     }
 }
 

@@ -88,6 +88,19 @@ impl Client {
         self.socket.send(message.into()).await.expect("an open connection");
     }
 
+    /// Sends several texts in one write.
+    pub(crate) async fn send_together(&mut self, texts: &[&str]) {
+        for text in texts {
+            self.socket.feed(Message::text(*text)).await.expect("an open connection");
+        }
+        self.socket.flush().await.expect("an open connection");
+    }
+
+    /// Sends a close frame and keeps the TCP connection open.
+    pub(crate) async fn start_close(&mut self) {
+        self.socket.close(None).await.expect("an open connection");
+    }
+
     /// Whether the message could be sent.
     pub(crate) async fn try_send(&mut self, message: impl Into<Message>) -> bool {
         self.socket.send(message.into()).await.is_ok()
