@@ -106,11 +106,14 @@ impl Client {
         self.socket.send(message.into()).await.is_ok()
     }
 
-    /// The next text or binary message.
+    /// The next text or binary message. Pings on the way are answered, and do not extend the deadline.
     pub(crate) async fn next(&mut self) -> Result<Message, Closed> {
+        timeout(DEADLINE, self.receive()).await.expect("a message in time")
+    }
+
+    async fn receive(&mut self) -> Result<Message, Closed> {
         loop {
-            let item = timeout(DEADLINE, self.socket.next()).await.expect("a message in time");
-            match item {
+            match self.socket.next().await {
                 Some(Ok(Message::Close(frame))) => {
                     let closed = frame.map(|f| (f.code.into(), f.reason.to_string()));
                     while let Some(Ok(_)) = self.socket.next().await {}
