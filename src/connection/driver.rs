@@ -44,6 +44,8 @@ pub(super) struct Driver<S> {
     /// Since when a write waits: when it counts as stalled, and the bytes written until then.
     stall: Option<(Instant, u64)>,
     write_timeout: Duration,
+    /// When this poll began. All that one poll does counts as at once.
+    now: Instant,
     panicked: bool,
 }
 
@@ -73,6 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         mailbox: Mailbox,
         write_timeout: Duration,
     ) -> Self {
+        let now = Instant::now();
         let mut driver = Self {
             socket,
             machine,
@@ -84,12 +87,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             mailbox,
             effects: Effects::new(),
             answered: VecDeque::new(),
-            timer: Box::pin(sleep_until(Instant::now())),
+            timer: Box::pin(sleep_until(now)),
             stall: None,
             write_timeout,
+            now,
             panicked: false,
         };
-        if let Some(first) = driver.machine.open(Instant::now()) {
+        if let Some(first) = driver.machine.open(now) {
             driver.dispatch(first);
         }
         driver
@@ -98,15 +102,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Works until nothing can be done; ready when the socket is to be left.
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
         let mut budget = BUDGET;
+        self.now = Instant::now();
+        if let Poll::Ready(close) = self.mailbox.poll_part(cx) {
+            self.input(Input::Part(close));
+        }
         loop {
-            if let Poll::Ready(close) = self.mailbox.poll_part(cx) {
-                self.input(Input::Part(close));
-            }
             match self.perform(cx) {
                 Poll::Ready(Ok(Some(exit))) => return Poll::Ready(exit),
                 Poll::Ready(Ok(None)) => {
                     if self.stall.take().is_some() {
-                        self.machine.set_blocked(false, Instant::now());
+                        self.machine.set_blocked(false, self.now);
                     }
                     if self.take_input(cx, &mut budget).is_ready() {
                         continue;
@@ -120,9 +125,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 }
                 Poll::Pending => {
                     if self.stall.is_none() {
-                        let now = Instant::now();
-                        self.stall = Some((now + self.write_timeout, self.socket.written()));
-                        self.machine.set_blocked(true, now);
+                        let due = self.now + self.write_timeout;
+                        self.stall = Some((due, self.socket.written()));
+                        self.machine.set_blocked(true, self.now);
                     }
                     while let Poll::Ready(answered) = self.requests.poll_next(cx) {
                         self.answered.push_back(answered);
@@ -201,7 +206,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         *budget -= 1;
         let received = self.socket.poll_receive(cx);
         if self.socket.take_heard() {
-            self.machine.heard(Instant::now());
+            self.machine.heard(self.now);
         }
         match ready!(received) {
             Received::Message(message) if self.machine.is_open() => {
@@ -213,7 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             Received::Message(_) | Received::Ping => {}
             Received::Pong(payload) => {
-                if let Some(rtt) = self.machine.pong(&payload, Instant::now()) {
+                if let Some(rtt) = self.machine.pong(&payload, self.now) {
                     self.relay.metrics().ping_rtt(rtt.as_secs_f64());
                 }
             }
@@ -233,13 +238,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            let now = Instant::now();
+            self.now = Instant::now();
             match due {
-                Some(due) if due <= now => break,
-                later => self.timer.as_mut().reset(later.unwrap_or(now + FAR)),
+                Some(due) if due <= self.now => break,
+                later => self.timer.as_mut().reset(later.unwrap_or(self.now + FAR)),
             }
         }
-        let now = Instant::now();
+        let now = self.now;
         if let Some((_, before)) = self.stall.filter(|(due, _)| *due <= now) {
             if self.socket.written() == before {
                 self.input(Input::WriteStalled);
@@ -253,7 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Tells the machine, and gives a new event to the backend at once.
     fn input(&mut self, input: Input) {
-        if let Some(dispatch) = self.machine.on(input, Instant::now(), &mut self.effects) {
+        if let Some(dispatch) = self.machine.on(input, self.now, &mut self.effects) {
             self.dispatch(dispatch);
         }
         self.mailbox.set_busy(self.machine.is_busy());

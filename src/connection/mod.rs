@@ -58,7 +58,7 @@ pub struct Accepted {
     pub expires: Option<Instant>,
     /// Ping, pong and age.
     pub heartbeat: Heartbeat,
-    /// Bytes of read buffer: 1 KiB above TLS, which has a buffer of its own, else 4 KiB.
+    /// Bytes of read buffer: 1 KiB above TLS, which has a buffer of its own, else 2 KiB.
     pub read_buffer: usize,
     /// The line to the connection.
     pub mailbox: Mailbox,

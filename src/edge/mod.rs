@@ -62,7 +62,7 @@ pub enum Transport {
 
 /// Above TLS, which has a read buffer of its own.
 const READ_BUFFER_TLS: usize = 1024;
-const READ_BUFFER_PLAIN: usize = 4096;
+const READ_BUFFER_PLAIN: usize = 2048;
 /// hyper's own least; the head's limit is set apart.
 const HTTP_BUFFER: usize = 8192;
 

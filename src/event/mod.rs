@@ -4,6 +4,7 @@
 mod peer;
 mod trace;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -143,10 +144,15 @@ impl Event {
     /// The CloudEvents `id`: the same when the event is sent again.
     #[must_use]
     pub fn id(&self) -> String {
-        match self.body {
-            EventBody::Disconnected(_) => format!("{}-end", self.peer.id),
-            _ => format!("{}-{}", self.peer.id, self.sequence),
-        }
+        self.id_with(&self.peer.id.to_string()).to_string()
+    }
+
+    /// The same, for who has the connection's id as text already.
+    pub fn id_with(&self, connection: &str) -> impl fmt::Display {
+        fmt::from_fn(move |f| match self.body {
+            EventBody::Disconnected(_) => write!(f, "{connection}-end"),
+            _ => write!(f, "{connection}-{}", self.sequence),
+        })
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Mailbox(Arc<Line>);
 struct Line {
     /// A wish to end; the first one stands. The lock is held for a move only.
     part: Mutex<Option<Close>>,
+    /// Whether there is a wish, so that looking for one takes no lock.
+    wished: AtomicBool,
     waker: AtomicWaker,
     /// Whether an event of the connection is at the backend.
     busy: AtomicBool,
@@ -36,6 +38,7 @@ impl Handle {
     /// Wishes that the connection ends, once its events are answered.
     pub fn part(&self, close: Close) {
         self.0.part.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(close);
+        self.0.wished.store(true, Ordering::Release);
         self.0.waker.wake();
     }
 
@@ -50,6 +53,9 @@ impl Mailbox {
     /// Ready when there is a wish to end; each is given out once.
     pub fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
         self.0.waker.register(cx.waker());
+        if !self.0.wished.swap(false, Ordering::Acquire) {
+            return Poll::Pending;
+        }
         match self.0.part.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(close) => Poll::Ready(close),
             None => Poll::Pending,

@@ -21,14 +21,15 @@ struct Writer {
 
 /// The event's headers.
 ///
-/// # Errors Never, for encoded values have no line ends; but the library's other ways to a value
+/// # Errors
+/// Never, for encoded values have no line ends; but the library's other ways to a value
 /// panic, and a mistake made here later shall cost an event and not the process.
 pub(super) fn headers(event: &Event) -> Result<HeaderMap, ParseHeaderValueError> {
     let peer = &event.peer;
     let (hub, connection) = (peer.route.hub.as_str(), peer.id.to_string());
     let mut writer = Writer { headers: HeaderMap::new(), scratch: String::with_capacity(96) };
     writer.put("ce-specversion", "1.0")?;
-    writer.put("ce-id", &event.id())?;
+    writer.print("ce-id", format_args!("{}", event.id_with(&connection)))?;
     writer.print("ce-source", format_args!("/hubs/{hub}/connections/{connection}"))?;
     writer.put("ce-type", event.kind().ce_type())?;
     writer.put("ce-subject", &encoded(&peer.path))?;

@@ -30,11 +30,13 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        tokio::spawn(self.tracker.track_future(async move {
-            if AssertUnwindSafe(future).catch_unwind().await.is_err() {
+        // Combinators, because an async block would hold the future twice: as it came, and as it runs.
+        let ended = AssertUnwindSafe(future).catch_unwind().map(move |ended| {
+            if ended.is_err() {
                 tracing::error!(task = name, "task panicked");
             }
-        }))
+        });
+        tokio::spawn(self.tracker.track_future(ended))
     }
 
     /// Ends when [`stop`](Self::stop) was called. Cancel safe.
