@@ -4,7 +4,6 @@
 mod peer;
 mod trace;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -144,15 +143,16 @@ impl Event {
     /// The CloudEvents `id`: the same when the event is sent again.
     #[must_use]
     pub fn id(&self) -> String {
-        self.id_with(&self.peer.id.to_string()).to_string()
+        self.id_of(&self.peer.id.to_string())
     }
 
     /// The same, for who has the connection's id as text already.
-    pub fn id_with(&self, connection: &str) -> impl fmt::Display {
-        fmt::from_fn(move |f| match self.body {
-            EventBody::Disconnected(_) => write!(f, "{connection}-end"),
-            _ => write!(f, "{connection}-{}", self.sequence),
-        })
+    #[must_use]
+    pub fn id_of(&self, connection: &str) -> String {
+        match self.body {
+            EventBody::Disconnected(_) => format!("{connection}-end"),
+            _ => format!("{connection}-{}", self.sequence),
+        }
     }
 }
 
