@@ -11,8 +11,8 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -113,8 +113,13 @@ impl Edge {
                 Box::pin(self.http(tcp, caller)).await;
             }
             Transport::Tls(acceptor) => {
-                let accepting = acceptor.accept(tcp, self.limits.tls_timeout.get());
-                match Box::pin(accepting).await {
+                let accepting = Box::pin(acceptor.accept(tcp, self.limits.tls_timeout.get()));
+                // Who has not asked for anything yet must not hold up the stop.
+                let accepted = tokio::select! {
+                    accepted = accepting => accepted,
+                    () = self.tasks.stopping() => return,
+                };
+                match accepted {
                     Ok(tls) => {
                         self.metrics.tls_handshake("ok");
                         let certificate = crate::tls::peer_certificate(&tls);
@@ -141,16 +146,19 @@ impl Edge {
         let remote = caller.remote;
         // A handshake's answer, yes or no, is the last on its stream, so one caller is enough.
         let caller = Mutex::new(Some(caller));
+        let no_handshake_yet = || caller.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         let service = service_fn(|request: Request<Incoming>| {
             head.set();
-            let caller = match self.is_console(&request) {
+            let is_console = self.is_console(&request);
+            let caller = match is_console {
                 true => None,
                 false => caller.lock().unwrap_or_else(PoisonError::into_inner).take(),
             };
             async move {
                 Ok::<_, Infallible>(match caller {
                     Some(caller) => Box::pin(self.doorkeeper.answer(request, caller)).await,
-                    None => console_page(),
+                    None if is_console => console_page(),
+                    None => spent(),
                 })
             }
         });
@@ -167,7 +175,15 @@ impl Edge {
         let served = tokio::select! {
             served = connection.as_mut() => served,
             () = self.tasks.stopping() => {
-                connection.as_mut().graceful_shutdown();
+                // Nobody asked for anything on this stream yet.
+                if !head.is_set() {
+                    return;
+                }
+                // The stream of a handshake ends with its answer. Shutting it down would make hyper
+                // write `Connection: close` over that of a 101.
+                if no_handshake_yet() {
+                    connection.as_mut().graceful_shutdown();
+                }
                 connection.await
             }
         };
@@ -179,6 +195,14 @@ impl Edge {
     fn is_console<B>(&self, request: &Request<B>) -> bool {
         self.console && request.method() == Method::GET && request.uri().path() == CONSOLE_PATH
     }
+}
+
+/// Another request behind a handshake, whose answer was to be the last.
+fn spent() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// The WebSocket console: one page, nothing to load beside it.

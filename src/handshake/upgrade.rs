@@ -50,6 +50,11 @@ impl Doorkeeper {
             "connection accepted"
         );
         let (registered, mailbox) = self.table.register(peer.id);
+        // The drain says stop, then wishes everybody in the table to end. Looking after registering
+        // leaves no gap: who comes too late for the table sees the stop here.
+        if self.connections.is_stopping() {
+            mailbox.handle().part(Close::of(Cause::Drain));
+        }
         let accepted = Box::new(Accepted {
             peer,
             relay: door.relay.clone(),

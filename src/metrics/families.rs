@@ -132,6 +132,11 @@ pub(super) fn register() -> Metrics {
             "backend_late_replies_total",
             "Backend replies that came after their request had an outcome; they are ignored.",
         ),
+        drain_remaining: gauge(
+            r,
+            "drain_remaining_connections",
+            "Connections that a stopping node still waits for, undelivered last events included.",
+        ),
         panics: counter(r, "panics_total", "Connections that ended by a bug in moorline."),
         registry: registry.clone(),
     };

@@ -39,6 +39,7 @@ pub struct Metrics {
     accept_errors: IntCounter,
     late_replies: IntCounter,
     panics: IntCounter,
+    drain_remaining: IntGauge,
 }
 
 impl Metrics {
@@ -103,6 +104,11 @@ impl Metrics {
     #[must_use]
     pub fn late_replies(&self) -> &IntCounter {
         &self.late_replies
+    }
+
+    /// How many connections a stopping node still waits for.
+    pub fn drain_remaining(&self, connections: usize) {
+        self.drain_remaining.set(i64::try_from(connections).unwrap_or(i64::MAX));
     }
 
     /// All families in the Prometheus text format 0.0.4.
