@@ -152,7 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     self.socket.send(message)?;
                 }
                 Some(Effect::Ping(payload)) => self.socket.ping(payload)?,
-                Some(Effect::SendClose(close)) => self.socket.close(&close)?,
+                Some(Effect::SendClose(close)) => self.socket.close(close.code, &close.reason)?,
                 _ => {}
             }
         }

@@ -58,6 +58,11 @@ pub(super) struct LastEvents {
 }
 
 impl LastEvents {
+    /// Nothing at the backend, and this event, if any, to be delivered.
+    pub(super) fn of(event: Option<Event>, relay: Relay) -> Self {
+        Self { requests: super::requests::Requests::default(), event, relay }
+    }
+
     /// Waits for the events that are at the backend, then offers `disconnected` until it is accepted.
     pub(super) async fn deliver(mut self) {
         while self.requests.next().await.is_some() {}

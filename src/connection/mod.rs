@@ -19,6 +19,7 @@ mod requests;
 mod stats;
 mod driver;
 mod ending;
+mod never;
 #[cfg(test)]
 mod tests;
 
@@ -29,7 +30,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
-use crate::close::Close;
 use crate::config::Heartbeat;
 use crate::event::{Peer, State, Trace};
 use crate::hub::{Mailbox, Registered};
@@ -39,6 +39,8 @@ use crate::relay::Relay;
 use driver::Driver;
 use machine::Machine;
 use socket::Socket;
+
+pub use never::{Promise, Unopened};
 
 /// A client that the handshake let in.
 #[derive(Debug)]
@@ -96,15 +98,15 @@ where
     }
 }
 
-/// Says `close` to a client that was let in only to hear why it may not come in.
-pub async fn refuse<S>(io: S, close: Close, close_timeout: Duration)
+/// Says why to a client that was let in only to hear that it may not come in.
+pub async fn refuse<S>(io: S, code: u16, reason: &str, close_timeout: Duration)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut socket = Socket::new(io, REFUSED_MAX_MESSAGE, REFUSED_READ_BUFFER);
     let said = async {
         let sent =
-            socket.close(&close).is_ok() && poll_fn(|cx| socket.poll_flush(cx)).await.is_ok();
+            socket.close(code, reason).is_ok() && poll_fn(|cx| socket.poll_flush(cx)).await.is_ok();
         if let Some(io) = socket.io_mut().filter(|_| sent) {
             let _ = ending::linger(io).await;
         }

@@ -6,6 +6,8 @@ mod head;
 mod listener;
 
 use std::convert::Infallible;
+use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,8 +24,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::Limits;
-use crate::handshake::{Caller, Doorkeeper};
-use crate::limits::{Permit, Permits};
+use crate::handshake::{BadHead, Caller, Doorkeeper, Place};
+use crate::limits::Permits;
 use crate::metrics::Metrics;
 use crate::task::Tasks;
 use crate::tls::Acceptor;
@@ -81,35 +83,30 @@ impl Edge {
                 accepted = listener::accept(&listener, self.metrics.accept_errors()) => accepted,
             };
             let (tcp, remote) = accepted;
-            let permit = self.places.take();
             // Over every bound: nothing is left but to end the stream.
-            let waiting = match &permit {
-                Some(_) => None,
-                None => match self.waiting.take() {
-                    Some(place) => Some(place),
-                    None => continue,
-                },
+            let Some(place) = self.place() else {
+                self.doorkeeper.dropped();
+                continue;
             };
             let (edge, transport) = (Arc::clone(&self), transport.clone());
             self.tasks.spawn("client", async move {
-                Box::pin(edge.client(tcp, remote, transport, permit)).await;
-                drop(waiting);
+                Box::pin(edge.client(tcp, remote, transport, place)).await;
             });
         }
     }
 
-    async fn client(
-        &self,
-        tcp: TcpStream,
-        remote: SocketAddr,
-        transport: Transport,
-        permit: Option<Permit>,
-    ) {
+    fn place(&self) -> Option<Place> {
+        let open = self.places.take().map(Place::Open);
+        open.or_else(|| self.waiting.take().map(Place::Waiting))
+    }
+
+    async fn client(&self, tcp: TcpStream, remote: SocketAddr, transport: Transport, place: Place) {
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
         match transport {
             Transport::Plain => {
                 let read_buffer = READ_BUFFER_PLAIN;
-                let caller = Caller { remote, certificate: None, read_buffer, permit };
+                let place = Some(place);
+                let caller = Caller { remote, certificate: None, read_buffer, place };
                 Box::pin(self.http(tcp, caller)).await;
             }
             Transport::Tls(acceptor) => {
@@ -124,7 +121,8 @@ impl Edge {
                         self.metrics.tls_handshake("ok");
                         let certificate = crate::tls::peer_certificate(&tls);
                         let read_buffer = READ_BUFFER_TLS;
-                        let caller = Caller { remote, certificate, read_buffer, permit };
+                        let place = Some(place);
+                        let caller = Caller { remote, certificate, read_buffer, place };
                         Box::pin(self.http(tls, caller)).await;
                     }
                     Err(error) => {
@@ -188,12 +186,28 @@ impl Edge {
             }
         };
         if let Err(error) = served {
+            if let Some(fault) = bad_head(&error).filter(|_| no_handshake_yet()) {
+                self.doorkeeper.unread(remote, fault);
+            }
             tracing::debug!(%remote, %error, "HTTP connection failed");
         }
     }
 
     fn is_console<B>(&self, request: &Request<B>) -> bool {
         self.console && request.method() == Method::GET && request.uri().path() == CONSOLE_PATH
+    }
+}
+
+/// What was wrong with the head; none when the client left.
+fn bad_head(error: &hyper::Error) -> Option<BadHead> {
+    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let is_late = io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
+    if is_late || error.is_timeout() {
+        Some(BadHead::Late)
+    } else if error.is_parse_too_large() {
+        Some(BadHead::TooLarge)
+    } else {
+        error.is_parse().then_some(BadHead::Malformed)
     }
 }
 

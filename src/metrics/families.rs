@@ -83,7 +83,7 @@ pub(super) fn register() -> Metrics {
         handshakes: counters(
             r,
             "handshakes_total",
-            "Opening handshakes answered, by result.",
+            "Opening handshakes ended, by result.",
             &["result"],
         ),
         handshake_duration: histograms(

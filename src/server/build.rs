@@ -32,6 +32,8 @@ pub(super) struct Parts {
 
 /// Clients over `max_connections` that wait for their refusal at the same time.
 const WAITING: usize = 256;
+/// Operators' requests at the same time: probes and scrapers are few.
+const OPERATORS: usize = 64;
 
 /// Builds all parts.
 pub(super) async fn parts(config: &Config, crews: &Crews) -> Result<Parts, ServerError> {
@@ -66,6 +68,7 @@ pub(super) async fn parts(config: &Config, crews: &Crews) -> Result<Parts, Serve
         connections: crews.connections.clone(),
         metrics: metrics.clone(),
     };
+    doorkeeper.declare_results();
     let edge = Arc::new(Edge {
         doorkeeper,
         places: Permits::new(config.limits.max_connections),
@@ -79,6 +82,7 @@ pub(super) async fn parts(config: &Config, crews: &Crews) -> Result<Parts, Serve
         metrics: metrics.clone(),
         nats: nats.clone(),
         draining: crews.draining.clone(),
+        places: Permits::new(OPERATORS),
         tasks: crews.background.clone(),
     });
     Ok(Parts { id, edge, admin, table, nats, acceptor, verifier, metrics })
