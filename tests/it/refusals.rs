@@ -43,6 +43,7 @@ async fn a_head_that_cannot_be_read_is_counted_and_logged() {
     }
     drop(TcpStream::connect(node.ws()).await.unwrap());
     exchange(node.ws(), b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    node.wait_for("handshake refused", |line| line["result"] == "not-found");
     assert_eq!(
         node.lines("handshake refused").len(),
         4,
