@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::limits::Permits;
 use crate::metrics::Metrics;
 use crate::nats::Nats;
 use crate::task::Tasks;
@@ -32,6 +33,8 @@ pub struct Admin {
     pub nats: Option<Nats>,
     /// Said when the node begins to stop; it is not ready then.
     pub draining: CancellationToken,
+    /// Places for requests at the same time.
+    pub places: Permits,
     /// Where the tasks of this door run.
     pub tasks: Tasks,
 }
@@ -50,8 +53,13 @@ impl Admin {
             };
             match accepted {
                 Ok((stream, _)) => {
+                    // Over the bound the stream is ended; whoever probes tries again.
+                    let Some(place) = self.places.take() else { continue };
                     let admin = Arc::clone(&self);
-                    self.tasks.spawn("operator", async move { admin.http(stream).await });
+                    self.tasks.spawn("operator", async move {
+                        admin.http(stream).await;
+                        drop(place);
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept failed on the admin listener; waiting");

@@ -40,9 +40,10 @@ struct Report {
 
 /// A certificate that ends this soon is worth a warning.
 const SOON_DAYS: i64 = 14;
-/// The least nats-server: older ones have no message headers on no-responders answers that can be
-/// told from replies, and unpatched holes.
-const LEAST_NATS: (u64, u64) = (2, 10);
+/// The least nats-server that the NATS client library supports in full.
+const LEAST_NATS: [u64; 3] = [2, 10, 0];
+/// Older ones have published holes, among them ways around a server's own permissions.
+const SAFE_NATS: [u64; 3] = [2, 12, 7];
 
 impl Check {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
@@ -136,8 +137,17 @@ async fn nats_servers(config: &Config, settings: &NatsConfig, report: &mut Repor
     }
     let version = nats.server_version().unwrap_or_default();
     if is_older(&version, LEAST_NATS) {
-        let (major, minor) = LEAST_NATS;
-        report.fail("nats", format_args!("server {version}: at least {major}.{minor} is needed"));
+        let least = dotted(LEAST_NATS);
+        report.fail("nats", format_args!("server {version}: at least {least} is needed"));
+    } else if is_older(&version, SAFE_NATS) {
+        let safe = dotted(SAFE_NATS);
+        report.warn(
+            "nats",
+            format_args!(
+                "server {version} has published security holes, among them ways around its \
+                 permissions; {safe} and newer have them closed"
+            ),
+        );
     } else {
         report.ok("nats", format_args!("server {version}"));
     }
@@ -157,9 +167,14 @@ async fn nats_servers(config: &Config, settings: &NatsConfig, report: &mut Repor
 /// The headers of an event: state, user and path at their largest, and the rest.
 const HEADER_ROOM: usize = 16 * 1024;
 
-fn is_older(version: &str, least: (u64, u64)) -> bool {
-    let mut numbers = version.split(['.', '-']).map(|part| part.parse::<u64>().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < least
+/// Compares by number; what is not there or no number counts as 0.
+fn is_older(version: &str, least: [u64; 3]) -> bool {
+    let mut numbers = version.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    [(); 3].map(|()| numbers.next().unwrap_or(0)) < least
+}
+
+fn dotted([major, minor, patch]: [u64; 3]) -> String {
+    format!("{major}.{minor}.{patch}")
 }
 
 fn descriptors(max_connections: usize, report: &mut Report) {
@@ -207,5 +222,8 @@ mod tests {
         assert!(!is_older("2.15.1", LEAST_NATS));
         assert!(!is_older("3.0.0-beta", LEAST_NATS));
         assert!(is_older("", LEAST_NATS));
+        assert!(is_older("2.12.6", SAFE_NATS) && is_older("2.11.15", SAFE_NATS));
+        assert!(!is_older("2.12.7", SAFE_NATS) && !is_older("2.12.10", SAFE_NATS));
+        assert!(!is_older("2.13.0-RC.1", SAFE_NATS));
     }
 }

@@ -130,9 +130,13 @@ fn say_how_to_connect(config: &Config, addresses: &[SocketAddr]) -> anyhow::Resu
         .unwrap_or_default();
     let mut ports = addresses.iter().map(SocketAddr::port);
     let (wss, ws) = (ports.next().unwrap_or(WSS_PORT), ports.next().unwrap_or(WS_PORT));
-    let backend = match config.nats.as_ref().and_then(|nats| nats.servers.first()) {
-        Some(url) => format!("workers behind {url}, subject moorline.default.in.message"),
-        None => "echo".to_owned(),
+    let nats = config.nats.as_ref().and_then(|nats| Some((nats, nats.servers.first()?)));
+    let backend = match (nats, config.routes.first()) {
+        (Some((nats, url)), Some(route)) => {
+            let (prefix, hub) = (&nats.prefix, &route.hub);
+            format!("workers behind {url}, subject {prefix}.{hub}.in.message")
+        }
+        _ => "echo".to_owned(),
     };
     let text = format!(
         "\nmoorline dev\n\n  \

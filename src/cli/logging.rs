@@ -2,6 +2,8 @@
 //! full pipe never holds up a client; what does not fit is dropped.
 
 use std::io::IsTerminal;
+use std::panic::{self, Location};
+use std::thread;
 
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -29,7 +31,19 @@ pub(super) fn start(log: &Log) -> anyhow::Result<WorkerGuard> {
     };
     let filter = EnvFilter::try_new(&log.level)?.and(discreet());
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    panic::set_hook(Box::new(|info| log_panic(info.location())));
     Ok(guard)
+}
+
+/// Says where a bug is, as a log line like any other. Not what the panic says: its text may hold what a
+/// client sent.
+fn log_panic(location: Option<&Location<'_>>) {
+    let thread = thread::current();
+    tracing::error!(
+        thread = thread.name(),
+        location = location.map(tracing::field::display),
+        "panicked"
+    );
 }
 
 /// Our own lines never hold a payload, a token or a query, at any level. Libraries make no such

@@ -29,7 +29,9 @@ pub struct Route {
     #[serde(default)]
     pub refuse: RefuseMode,
     /// Exact origins (`https://example.com`) that a browser page may come from. Default: none listed,
-    /// which lets every origin in, and is refused where a cookie authenticates.
+    /// which lets every origin in. Where the browser itself shows who its user is, pages that are not
+    /// listed are refused: with `auth: certificate`, and with `auth: connect` where `Authorization` is
+    /// forwarded. Where a cookie authenticates, the list is needed.
     #[serde(default)]
     pub origins: Vec<String>,
     /// Subprotocols that may be selected, best first. Default: none listed, which selects the

@@ -163,7 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     self.socket.send(message)?;
                 }
                 Some(Effect::Ping(payload)) => self.socket.ping(payload)?,
-                Some(Effect::SendClose(close)) => self.socket.close(&close)?,
+                Some(Effect::SendClose(close)) => self.socket.close(close.code, &close.reason)?,
                 _ => {}
             }
         }
@@ -175,7 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         while let Some(effect) = self.effects.pop_front() {
             if let Effect::SendClose(close) = effect
                 && let Poll::Ready(Ok(())) = self.socket.poll_ready(cx)
-                && self.socket.close(&close).is_ok()
+                && self.socket.close(close.code, &close.reason).is_ok()
             {
                 let _ = self.socket.poll_flush(cx);
             }

@@ -9,20 +9,16 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::driver::{Driver, Exit};
+use super::farewell::Farewells;
 use super::machine::{Effects, Input, Machine};
 use super::requests::{Answered, Requests};
 use crate::close::{Cause, Close};
 use crate::config::EventKind;
-use crate::event::{Ended, Event, EventBody, Outcome, Peer, Trace};
-use crate::limits::Permits;
+use crate::event::{Ended, Event, EventBody, Peer, Trace};
 use crate::relay::Relay;
-use crate::task::{Backoff, Tasks};
-
-/// How long `disconnected` is offered to the backend until it is given up.
-const OFFERED_FOR: Duration = Duration::from_secs(300);
 
 /// Leaves the socket and says how the connection ended. What comes back is what is left to do: the
 /// last events, which need neither the socket nor its place among the open connections.
@@ -84,9 +80,8 @@ pub(super) struct LastEvents {
 }
 
 impl LastEvents {
-    /// Waits for the events that are at the backend, then offers `disconnected` until it is accepted,
-    /// it is too old, or the node stops. `places` bounds how many are offered at the same time.
-    pub(super) async fn deliver(mut self, places: &Permits, tasks: &Tasks) {
+    /// Waits for the events that are at the backend, then delivers `disconnected`.
+    pub(super) async fn deliver(mut self, farewells: &Farewells) {
         while let Some(answered) = self.answered.pop_front() {
             self.take(answered);
         }
@@ -104,39 +99,13 @@ impl LastEvents {
             body: EventBody::Disconnected(self.ended),
             peer: self.peer,
         };
-        let result = match places.take() {
-            Some(_place) => offer(&self.relay, &event, tasks).await,
-            None => "dropped",
-        };
-        self.relay.metrics().disconnect_event(result);
-        if result != "accepted" {
-            tracing::warn!(event = %event.id(), result, "disconnected was not accepted");
-        }
+        farewells.deliver(&self.relay, &event).await;
     }
 
     /// An outcome may still change the state that `disconnected` carries.
     fn take(&mut self, (kind, sequence, outcome): Answered) {
         let input = Input::Outcome { kind, sequence, outcome };
         self.machine.on(input, Instant::now(), &mut Effects::new());
-    }
-}
-
-/// Offers `disconnected` again and again; the result's word.
-async fn offer(relay: &Relay, event: &Event, tasks: &Tasks) -> &'static str {
-    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
-    let give_up = Instant::now() + OFFERED_FOR;
-    loop {
-        let is_last = tasks.is_stopping() || Instant::now() > give_up;
-        if let Outcome::Replied(_) = relay.request(event.clone()).await {
-            return "accepted";
-        }
-        if is_last {
-            return "given-up";
-        }
-        tokio::select! {
-            () = sleep(backoff.delay()) => {}
-            () = tasks.stopping() => {}
-        }
     }
 }
 

@@ -18,7 +18,9 @@ mod socket;
 mod requests;
 mod stats;
 mod driver;
+mod farewell;
 mod ending;
+mod never;
 #[cfg(test)]
 mod tests;
 
@@ -29,17 +31,18 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
-use crate::close::Close;
 use crate::config::Heartbeat;
 use crate::event::{Peer, State, Trace};
 use crate::hub::{Mailbox, Registered};
-use crate::limits::{Permit, Permits};
+use crate::limits::Permit;
 use crate::relay::Relay;
-use crate::task::Tasks;
 
 use driver::Driver;
 use machine::Machine;
 use socket::Socket;
+
+pub use farewell::Farewells;
+pub use never::{Promise, Unopened};
 
 /// A client that the handshake let in.
 #[derive(Debug)]
@@ -66,10 +69,8 @@ pub struct Accepted {
     pub registered: Registered,
     /// Its place among the open connections.
     pub permit: Permit,
-    /// Places for `disconnected` events that no backend has accepted yet.
-    pub last_events: Permits,
-    /// The tasks of all connections, which say when the node stops.
-    pub tasks: Tasks,
+    /// How its last event is delivered.
+    pub farewells: Farewells,
 }
 
 /// Runs a connection over `io` until it has ended and its last event is delivered.
@@ -82,7 +83,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let Accepted { peer, relay, trace, heartbeat, mailbox, registered, permit, .. } = accepted;
-    let (last_events, tasks) = (accepted.last_events, accepted.tasks);
+    let farewells = accepted.farewells;
     relay.metrics().opened();
     let machine = Machine::new(
         Arc::clone(&peer.route),
@@ -99,19 +100,19 @@ where
         let exit = (&mut driver).await;
         let last = Box::pin(ending::leave(driver, exit, close_timeout.get())).await;
         drop((registered, permit));
-        Box::pin(last.deliver(&last_events, &tasks)).await;
+        Box::pin(last.deliver(&farewells)).await;
     }
 }
 
-/// Says `close` to a client that was let in only to hear why it may not come in.
-pub async fn refuse<S>(io: S, close: Close, close_timeout: Duration)
+/// Says why to a client that was let in only to hear that it may not come in.
+pub async fn refuse<S>(io: S, code: u16, reason: &str, close_timeout: Duration)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut socket = Socket::new(io, REFUSED_MAX_MESSAGE, REFUSED_READ_BUFFER);
     let said = async {
         let sent =
-            socket.close(&close).is_ok() && poll_fn(|cx| socket.poll_flush(cx)).await.is_ok();
+            socket.close(code, reason).is_ok() && poll_fn(|cx| socket.poll_flush(cx)).await.is_ok();
         if let Some(io) = socket.io_mut().filter(|_| sent) {
             let _ = ending::linger(io).await;
         }

@@ -136,11 +136,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// Queues the close frame.
-    pub(super) fn close(&mut self, close: &Close) -> Result<(), Broken> {
-        let frame = is_sendable(close.code).then(|| CloseFrame {
-            code: CloseCode::from(close.code),
-            reason: close.reason.as_ref().into(),
-        });
+    pub(super) fn close(&mut self, code: u16, reason: &str) -> Result<(), Broken> {
+        let frame = is_sendable(code)
+            .then(|| CloseFrame { code: CloseCode::from(code), reason: reason.into() });
         self.start_send(tungstenite::Message::Close(frame))
     }
 

@@ -6,13 +6,15 @@ mod head;
 mod listener;
 
 use std::convert::Infallible;
+use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -22,8 +24,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::Limits;
-use crate::handshake::{Caller, Doorkeeper};
-use crate::limits::{Permit, Permits};
+use crate::handshake::{BadHead, Caller, Doorkeeper, Place};
+use crate::limits::Permits;
 use crate::metrics::Metrics;
 use crate::task::Tasks;
 use crate::tls::Acceptor;
@@ -81,45 +83,46 @@ impl Edge {
                 accepted = listener::accept(&listener, self.metrics.accept_errors()) => accepted,
             };
             let (tcp, remote) = accepted;
-            let permit = self.places.take();
             // Over every bound: nothing is left but to end the stream.
-            let waiting = match &permit {
-                Some(_) => None,
-                None => match self.waiting.take() {
-                    Some(place) => Some(place),
-                    None => continue,
-                },
+            let Some(place) = self.place() else {
+                self.doorkeeper.dropped();
+                continue;
             };
             let (edge, transport) = (Arc::clone(&self), transport.clone());
             self.tasks.spawn("client", async move {
-                Box::pin(edge.client(tcp, remote, transport, permit)).await;
-                drop(waiting);
+                Box::pin(edge.client(tcp, remote, transport, place)).await;
             });
         }
     }
 
-    async fn client(
-        &self,
-        tcp: TcpStream,
-        remote: SocketAddr,
-        transport: Transport,
-        permit: Option<Permit>,
-    ) {
+    fn place(&self) -> Option<Place> {
+        let open = self.places.take().map(Place::Open);
+        open.or_else(|| self.waiting.take().map(Place::Waiting))
+    }
+
+    async fn client(&self, tcp: TcpStream, remote: SocketAddr, transport: Transport, place: Place) {
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
         match transport {
             Transport::Plain => {
                 let read_buffer = READ_BUFFER_PLAIN;
-                let caller = Caller { remote, certificate: None, read_buffer, permit };
+                let place = Some(place);
+                let caller = Caller { remote, certificate: None, read_buffer, place };
                 Box::pin(self.http(tcp, caller)).await;
             }
             Transport::Tls(acceptor) => {
-                let accepting = acceptor.accept(tcp, self.limits.tls_timeout.get());
-                match Box::pin(accepting).await {
+                let accepting = Box::pin(acceptor.accept(tcp, self.limits.tls_timeout.get()));
+                // Who has not asked for anything yet must not hold up the stop.
+                let accepted = tokio::select! {
+                    accepted = accepting => accepted,
+                    () = self.tasks.stopping() => return,
+                };
+                match accepted {
                     Ok(tls) => {
                         self.metrics.tls_handshake("ok");
                         let certificate = crate::tls::peer_certificate(&tls);
                         let read_buffer = READ_BUFFER_TLS;
-                        let caller = Caller { remote, certificate, read_buffer, permit };
+                        let place = Some(place);
+                        let caller = Caller { remote, certificate, read_buffer, place };
                         Box::pin(self.http(tls, caller)).await;
                     }
                     Err(error) => {
@@ -141,16 +144,19 @@ impl Edge {
         let remote = caller.remote;
         // A handshake's answer, yes or no, is the last on its stream, so one caller is enough.
         let caller = Mutex::new(Some(caller));
+        let no_handshake_yet = || caller.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         let service = service_fn(|request: Request<Incoming>| {
             head.set();
-            let caller = match self.is_console(&request) {
+            let is_console = self.is_console(&request);
+            let caller = match is_console {
                 true => None,
                 false => caller.lock().unwrap_or_else(PoisonError::into_inner).take(),
             };
             async move {
                 Ok::<_, Infallible>(match caller {
                     Some(caller) => Box::pin(self.doorkeeper.answer(request, caller)).await,
-                    None => console_page(),
+                    None if is_console => console_page(),
+                    None => spent(),
                 })
             }
         });
@@ -167,11 +173,22 @@ impl Edge {
         let served = tokio::select! {
             served = connection.as_mut() => served,
             () = self.tasks.stopping() => {
-                connection.as_mut().graceful_shutdown();
+                // Nobody asked for anything on this stream yet.
+                if !head.is_set() {
+                    return;
+                }
+                // The stream of a handshake ends with its answer. Shutting it down would make hyper
+                // write `Connection: close` over that of a 101.
+                if no_handshake_yet() {
+                    connection.as_mut().graceful_shutdown();
+                }
                 connection.await
             }
         };
         if let Err(error) = served {
+            if let Some(fault) = bad_head(&error).filter(|_| no_handshake_yet()) {
+                self.doorkeeper.unread(remote, fault);
+            }
             tracing::debug!(%remote, %error, "HTTP connection failed");
         }
     }
@@ -179,6 +196,27 @@ impl Edge {
     fn is_console<B>(&self, request: &Request<B>) -> bool {
         self.console && request.method() == Method::GET && request.uri().path() == CONSOLE_PATH
     }
+}
+
+/// What was wrong with the head; none when the client left.
+fn bad_head(error: &hyper::Error) -> Option<BadHead> {
+    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let is_late = io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
+    if is_late || error.is_timeout() {
+        Some(BadHead::Late)
+    } else if error.is_parse_too_large() {
+        Some(BadHead::TooLarge)
+    } else {
+        error.is_parse().then_some(BadHead::Malformed)
+    }
+}
+
+/// Another request behind a handshake, whose answer was to be the last.
+fn spent() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// The WebSocket console: one page, nothing to load beside it.

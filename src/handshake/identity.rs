@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
+use super::attempt::Attempt;
 use super::refusal::Refusal;
 use super::request::Opening;
 use super::{Caller, Door, Gate, trace_of};
 use crate::auth::{self, Denied};
 use crate::config::{EventKind, JwtSources};
+use crate::connection::{Farewells, Promise, Unopened};
 use crate::event::{Event, EventBody, Grant, Offer, Outcome, Params, Peer, State, Trace};
-use crate::id::{ConnectionId, UserId};
+use crate::id::UserId;
+use crate::relay::Relay;
 
 /// A client that may come in.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub(super) struct Admitted {
     /// The number of the last event: 1 after a connect event.
     pub(super) sequence: u64,
     pub(super) trace: Trace,
+    /// After a connect event: tells the backend when there will be no connection after all.
+    pub(super) unopened: Option<Unopened>,
 }
 
 /// What the client showed of itself.
@@ -56,12 +62,13 @@ const RESERVED: &[&str] = &[
 pub(super) async fn admit<B>(
     door: &Door,
     request: &Request<B>,
-    caller: &Caller,
-    id: ConnectionId,
+    attempt: &mut Attempt,
     params: &Params,
     opening: &Opening,
+    farewells: &Farewells,
 ) -> Result<Admitted, Refusal> {
-    let shown = show(door, request, caller, opening).await?;
+    let shown = show(door, request, &attempt.caller, opening).await?;
+    attempt.user = shown.user.clone();
     let trace = trace_of(request);
     let mut admitted = Admitted {
         user: shown.user.clone(),
@@ -71,19 +78,13 @@ pub(super) async fn admit<B>(
         headers: Vec::new(),
         sequence: 0,
         trace,
+        unopened: None,
     };
     if door.route.wants(EventKind::Connect) {
-        let offered = shown.subprotocols.clone();
-        let event = connect_event(door, request, caller, id, params, shown, trace);
-        let grant = ask(door, event).await?;
-        if let Some(subprotocol) = grant.subprotocol {
-            // RFC 6455 section 4.2.2: only what was offered.
-            if !offered.contains(&subprotocol) {
-                tracing::warn!(connection = %id, "backend chose a subprotocol that was not offered");
-                return Err(Refusal::Backend(502, Bytes::new()));
-            }
-            admitted.subprotocol = Some(subprotocol);
-        }
+        let event = connect_event(door, request, attempt, params, shown, trace);
+        let (grant, unopened) = ask(door, event, attempt, farewells).await?;
+        admitted.unopened = Some(unopened);
+        admitted.subprotocol = grant.subprotocol.or(admitted.subprotocol);
         admitted.user = grant.user.or(admitted.user);
         admitted.state = grant.state;
         admitted.headers = grant.headers;
@@ -154,8 +155,7 @@ fn select(listed: &[String], offered: &[String]) -> Option<String> {
 fn connect_event<B>(
     door: &Door,
     request: &Request<B>,
-    caller: &Caller,
-    id: ConnectionId,
+    attempt: &Attempt,
     params: &Params,
     shown: Shown,
     trace: Trace,
@@ -166,18 +166,18 @@ fn connect_event<B>(
         headers: forwarded(door, request),
         claims: shown.claims,
         subprotocols: shown.subprotocols,
-        certificate: caller.certificate.clone(),
-        remote_address: caller.remote.to_string(),
+        certificate: attempt.caller.certificate.clone(),
+        remote_address: attempt.caller.remote.to_string(),
     };
     let now = SystemTime::now();
     Event {
         peer: Arc::new(Peer {
-            id,
+            id: attempt.id,
             route: Arc::clone(&door.route),
             user: shown.user,
             path: request.uri().path().into(),
             params: params.clone(),
-            remote: caller.remote,
+            remote: attempt.caller.remote,
             subprotocol: None,
             since: now,
         }),
@@ -204,17 +204,59 @@ fn forwarded<B>(door: &Door, request: &Request<B>) -> BTreeMap<String, Vec<Strin
         .collect()
 }
 
-async fn ask(door: &Door, event: Event) -> Result<Grant, Refusal> {
-    match Box::pin(door.relay.request(event)).await {
-        Outcome::Accepted(grant) => Ok(*grant),
-        Outcome::Replied(_) => Ok(Grant::default()),
+/// Asks the backend in a task of its own, because hyper drops a handshake whose client left, and the
+/// backend may have let it in by then. The client's place goes with the question, so that clients that
+/// leave early cannot ask more than those that stay.
+async fn ask(
+    door: &Door,
+    event: Event,
+    attempt: &mut Attempt,
+    farewells: &Farewells,
+) -> Result<(Grant, Unopened), Refusal> {
+    let (tell, told) = oneshot::channel();
+    let (relay, place) = (door.relay.clone(), attempt.caller.place.take());
+    let kept = farewells.clone();
+    farewells.tasks.spawn("connect event", async move {
+        let answer = answer(relay, event, kept).await;
+        let _ = tell.send((answer, place));
+    });
+    // An error is a bug in the task, which logged it.
+    let (answer, place) = told.await.map_err(|_| Refusal::BackendTimeout)?;
+    attempt.caller.place = place;
+    answer
+}
+
+async fn answer(
+    relay: Relay,
+    event: Event,
+    farewells: Farewells,
+) -> Result<(Grant, Unopened), Refusal> {
+    let (asked, trace, since) = (Arc::clone(&event.peer), event.trace, Instant::now());
+    let grant = match Box::pin(relay.request(event)).await {
+        Outcome::Accepted(grant) => *grant,
+        Outcome::Replied(_) => Grant::default(),
         Outcome::Refused(refusal) => {
             let body = refusal.message.map(|message| message.into_data()).unwrap_or_default();
-            Err(Refusal::Backend(refusal.status, body))
+            return Err(Refusal::Backend(refusal.status, body));
         }
-        Outcome::Unavailable | Outcome::Overloaded => Err(Refusal::BackendUnavailable),
-        Outcome::Unknown => Err(Refusal::BackendTimeout),
-    }
+        Outcome::Unavailable | Outcome::Overloaded => return Err(Refusal::BackendUnavailable),
+        Outcome::Unknown if !relay.is_reachable() => return Err(Refusal::BackendUnavailable),
+        Outcome::Unknown => return Err(Refusal::BackendTimeout),
+    };
+    let peer = Arc::new(Peer {
+        id: asked.id,
+        route: Arc::clone(&asked.route),
+        user: grant.user.clone().or_else(|| asked.user.clone()),
+        path: asked.path.clone(),
+        params: asked.params.clone(),
+        remote: asked.remote,
+        subprotocol: grant.subprotocol.as_deref().map(Into::into),
+        since: asked.since,
+    });
+    let state = grant.state.clone();
+    let unopened =
+        Unopened::new(Promise { peer, relay, trace, sequence: 1, state, since, farewells });
+    Ok((grant, unopened))
 }
 
 /// What a browser needs to see selected even when it is refused by a close frame: one of its offers

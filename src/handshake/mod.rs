@@ -5,6 +5,7 @@
 //! request -> route -> opening -> origin -> identity (token, certificate) -> connect event -> 101
 //! ```
 
+mod attempt;
 mod routes;
 mod request;
 mod origin;
@@ -19,22 +20,23 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::{HeaderName, Request, Response};
 use http_body_util::Full;
-use tokio::time::Instant;
 
 use crate::auth::Verifier;
 use crate::config::{Heartbeat, JwtSources, RefuseMode, Route};
+use crate::connection::Farewells;
 use crate::event::{Certificate, Peer, Trace};
 use crate::hub::Table;
 use crate::id::{ConnectionId, NodeId};
-use crate::limits::{Permit, Permits};
+use crate::limits::Permit;
 use crate::metrics::Metrics;
 use crate::relay::Relay;
-use crate::task::Tasks;
 
+use attempt::Attempt;
 use identity::Admitted;
-use origin::Origins;
+use origin::{Origins, Trust};
 use refusal::Refusal;
 
+pub use refusal::BadHead;
 pub use routes::Routes;
 
 /// The 101 and refusals name the connection, so that a user's report leads to the log line.
@@ -49,10 +51,8 @@ pub struct Doorkeeper {
     pub node: NodeId,
     /// Where accepted connections are entered.
     pub table: Table,
-    /// Where their tasks run.
-    pub connections: Tasks,
-    /// Places for `disconnected` events that no backend has accepted yet.
-    pub last_events: Permits,
+    /// Where their tasks run, and how their last events are delivered.
+    pub farewells: Farewells,
     /// Where results are counted.
     pub metrics: Metrics,
 }
@@ -94,22 +94,33 @@ pub struct Caller {
     pub certificate: Option<Certificate>,
     /// Bytes of read buffer that its connection should have.
     pub read_buffer: usize,
-    /// Its place among the open connections; none when all are taken.
-    pub permit: Option<Permit>,
+    /// Its place; none once that was handed on.
+    pub place: Option<Place>,
+}
+
+/// A client's place, which it keeps until it has left.
+#[derive(Debug)]
+pub enum Place {
+    /// Among the open connections.
+    Open(Permit),
+    /// Among those that can only be told that there is no place.
+    Waiting(Permit),
 }
 
 impl Door {
     /// A door for `route`, whose heartbeat is `heartbeat` unless it has its own.
     #[must_use]
     pub fn new(route: Arc<Route>, relay: Relay, gate: Gate, heartbeat: Heartbeat) -> Self {
-        let forwards_cookies =
-            route.forward_headers.iter().any(|name| name.eq_ignore_ascii_case("cookie"));
-        let cookies = match &gate {
-            Gate::Jwt { sources, .. } => sources.cookie.is_some(),
-            Gate::Connect => forwards_cookies,
-            Gate::Certificate | Gate::Open => false,
+        let forwards =
+            |header| route.forward_headers.iter().any(|name| name.eq_ignore_ascii_case(header));
+        let trust = match &gate {
+            Gate::Jwt { sources, .. } if sources.cookie.is_some() => Trust::Cookie,
+            Gate::Connect if forwards("cookie") => Trust::Cookie,
+            Gate::Connect if forwards("authorization") => Trust::Ambient,
+            Gate::Certificate => Trust::Ambient,
+            Gate::Jwt { .. } | Gate::Connect | Gate::Open => Trust::Shown,
         };
-        let origins = Origins::new(&route.origins, cookies);
+        let origins = Origins::new(&route.origins, trust);
         let heartbeat = route.heartbeat.unwrap_or(heartbeat);
         Self { route, relay, gate, origins, heartbeat }
     }
@@ -117,60 +128,87 @@ impl Door {
 
 impl Doorkeeper {
     /// Answers a request at the public door. Its connection, if there will be one, runs as a task of
-    /// its own. Not cancel safe: dropped while the backend is asked, the client gets no answer.
+    /// its own. Dropped before the answer, because the client left, it takes nothing back that a
+    /// backend may have heard of: a backend that lets the client in then hears of its end.
     pub async fn answer<B>(
         &self,
         mut request: Request<B>,
-        mut caller: Caller,
+        caller: Caller,
     ) -> Response<Full<Bytes>> {
-        let (id, started) = (ConnectionId::random(self.node), Instant::now());
-        let answer = self.decide(&mut request, &mut caller, id).await;
-        let (result, response) = answer.unwrap_or_else(|refusal| {
-            self.log(&request, &caller, id, &refusal);
-            (refusal.result(), refusal.to_response(id))
-        });
-        self.metrics.handshake(result, started.elapsed().as_secs_f64());
-        response
+        let id = ConnectionId::random(self.node);
+        let path = request.uri().path().to_owned();
+        let mut attempt = Attempt::new(id, caller, &path, self.metrics.clone());
+        let answer = self.decide(&mut request, &mut attempt, path).await;
+        answer.unwrap_or_else(|refusal| {
+            attempt.refused(&refusal);
+            refusal.to_response(id)
+        })
+    }
+
+    /// Counts and logs a client whose request head could not be read; it had its answer already.
+    pub fn unread(&self, remote: SocketAddr, fault: BadHead) {
+        let refusal = Refusal::Head(fault);
+        self.metrics.handshake_unread(refusal.result());
+        tracing::info!(
+            %remote,
+            status = refusal.status().as_u16(),
+            result = refusal.result(),
+            detail = %refusal.detail(),
+            "handshake refused"
+        );
+    }
+
+    /// Counts a client that found no place even to be told so. No line: there may be very many.
+    pub fn dropped(&self) {
+        self.metrics.handshake_unread(DROPPED);
+    }
+
+    /// Makes the counters of all results, because a rate over a series that begins with its first
+    /// event misses that event.
+    pub fn declare_results(&self) {
+        let others = ["accepted", attempt::VANISHED, DROPPED];
+        self.metrics.declare_handshakes(others.into_iter().chain(Refusal::RESULTS));
     }
 
     async fn decide<B>(
         &self,
         request: &mut Request<B>,
-        caller: &mut Caller,
-        id: ConnectionId,
-    ) -> Result<(&'static str, Response<Full<Bytes>>), Refusal> {
+        attempt: &mut Attempt,
+        path: String,
+    ) -> Result<Response<Full<Bytes>>, Refusal> {
         request::check_request(request)?;
-        let path = request.uri().path().to_owned();
         let found = self.routes.find(&path);
         let (door, params) = found
             .map_err(|_| Refusal::BadRequest("the path has a bad escape or a dot segment"))?
             .ok_or(Refusal::NotFound)?;
+        attempt.route = Some(Arc::clone(&door.route));
         let opening = request::check_opening(request)?;
-        let admitted = match self.admit(door, request, caller, id, &params, &opening).await {
+        let admitted = match self.admit(door, request, attempt, &params, &opening).await {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 let code = refusal.close_code();
                 let code = code.filter(|_| door.route.refuse == RefuseMode::Close);
                 let Some(code) = code else { return Err(refusal) };
-                self.log(request, caller, id, &refusal);
-                let response = self.upgrade_to_close(request, door, &opening, id, code, &refusal);
-                return Ok((refusal.result(), response));
+                attempt.refused(&refusal);
+                return Ok(self.upgrade_to_close(request, door, &opening, attempt, code, &refusal));
             }
         };
-        let permit = caller.permit.take().ok_or(Refusal::Full)?;
+        let Some(Place::Open(permit)) = attempt.caller.place.take() else {
+            return Err(Refusal::Full);
+        };
         let peer = Arc::new(Peer {
-            id,
+            id: attempt.id,
             route: Arc::clone(&door.route),
             user: admitted.user.clone(),
             path: path.into(),
             params,
-            remote: caller.remote,
+            remote: attempt.caller.remote,
             subprotocol: admitted.subprotocol.clone().map(Into::into),
             since: SystemTime::now(),
         });
-        let (buffer, opening) = (caller.read_buffer, &opening);
-        let response = self.upgrade(request, door, opening, admitted, peer, buffer, permit);
-        Ok(("accepted", response))
+        attempt.accepted();
+        let buffer = attempt.caller.read_buffer;
+        Ok(self.upgrade(request, door, &opening, admitted, peer, buffer, permit))
     }
 
     /// Everything that a well-formed handshake may still be refused for.
@@ -178,37 +216,26 @@ impl Doorkeeper {
         &self,
         door: &Door,
         request: &Request<B>,
-        caller: &Caller,
-        id: ConnectionId,
+        attempt: &mut Attempt,
         params: &crate::event::Params,
         opening: &request::Opening,
     ) -> Result<Admitted, Refusal> {
-        if self.connections.is_stopping() {
+        if self.farewells.tasks.is_stopping() {
             return Err(Refusal::Draining);
         }
-        if caller.permit.is_none() {
+        if !matches!(attempt.caller.place, Some(Place::Open(_))) {
             return Err(Refusal::Full);
         }
         let origins = request.headers().get_all(http::header::ORIGIN).iter();
         if !door.origins.allow(origins.map(http::HeaderValue::as_bytes)) {
             return Err(Refusal::Origin);
         }
-        identity::admit(door, request, caller, id, params, opening).await
-    }
-
-    /// The one line of each refused handshake. Never the query, which may hold a token.
-    fn log<B>(&self, request: &Request<B>, caller: &Caller, id: ConnectionId, refusal: &Refusal) {
-        tracing::info!(
-            connection = %id,
-            remote = %caller.remote,
-            path = request.uri().path(),
-            status = refusal.status().as_u16(),
-            result = refusal.result(),
-            detail = %refusal.detail(),
-            "handshake refused"
-        );
+        identity::admit(door, request, attempt, params, opening, &self.farewells).await
     }
 }
+
+/// The result of a client over every bound.
+const DROPPED: &str = "dropped";
 
 /// The client's trace, or a new one.
 fn trace_of<B>(request: &Request<B>) -> Trace {

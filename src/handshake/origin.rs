@@ -1,25 +1,37 @@
 //! Which web pages may open a connection (RFC 6455 section 10.2, RFC 6454).
 
-/// Exact origins: scheme, host and port. No list lets every page in.
+/// Exact origins: scheme, host and port. No list lets every page in, unless a browser would then speak
+/// for its user on any page's behalf.
 #[derive(Debug, Clone)]
 pub(super) struct Origins {
     allowed: Vec<String>,
-    /// Whether a cookie may authenticate here. A browser then speaks for its user on any page's
-    /// behalf, so a missing Origin is not taken for a program's.
-    cookies: bool,
+    trust: Trust,
+}
+
+/// How much a browser says about its user on any page's behalf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// Nothing: what authenticates is shown by the page itself.
+    Shown,
+    /// A client certificate or a password, which browsers and programs send alike: pages must be
+    /// listed. Browsers name the page of every handshake, so who names none is a program.
+    Ambient,
+    /// A cookie, which hardly any program sends: pages must be listed, and a missing Origin is not
+    /// taken for a program's.
+    Cookie,
 }
 
 impl Origins {
-    pub(super) fn new(allowed: &[String], cookies: bool) -> Self {
-        Self { allowed: allowed.iter().map(|origin| normal(origin)).collect(), cookies }
+    pub(super) fn new(allowed: &[String], trust: Trust) -> Self {
+        Self { allowed: allowed.iter().map(|origin| normal(origin)).collect(), trust }
     }
 
     /// Whether a handshake with these `Origin` headers may go on.
     pub(super) fn allow<'a>(&self, mut origins: impl Iterator<Item = &'a [u8]>) -> bool {
-        if self.allowed.is_empty() {
-            return !self.cookies;
+        if self.allowed.is_empty() && self.trust == Trust::Shown {
+            return true;
         }
-        let Some(origin) = origins.next() else { return !self.cookies };
+        let Some(origin) = origins.next() else { return self.trust != Trust::Cookie };
         let is_only = origins.next().is_none();
         is_only
             && std::str::from_utf8(origin)
@@ -51,7 +63,7 @@ mod tests {
     fn only_exact_origins_pass() {
         let origins = Origins::new(
             &["https://good.com".to_owned(), "http://localhost:8080".to_owned()],
-            false,
+            Trust::Shown,
         );
         for good in ["https://good.com", "https://good.com:443", "http://localhost:8080"] {
             assert!(allow(&origins, &[good]), "{good}");
@@ -105,9 +117,23 @@ mod tests {
 
     #[test]
     fn with_cookies_a_missing_origin_is_refused() {
-        let origins = Origins::new(&["https://good.com".to_owned()], true);
+        let origins = Origins::new(&["https://good.com".to_owned()], Trust::Cookie);
         assert!(!allow(&origins, &[]));
         assert!(allow(&origins, &["https://good.com"]));
-        assert!(!allow(&Origins::new(&[], true), &["https://good.com"]));
+        let none = Origins::new(&[], Trust::Cookie);
+        assert!(!allow(&none, &["https://good.com"]) && !allow(&none, &[]));
+    }
+
+    #[test]
+    fn with_a_certificate_pages_must_be_listed_and_programs_need_no_origin() {
+        let none = Origins::new(&[], Trust::Ambient);
+        assert!(allow(&none, &[]), "a device");
+        for page in ["https://good.com", "null", ""] {
+            assert!(!allow(&none, &[page]), "{page}");
+        }
+        let origins = Origins::new(&["https://good.com".to_owned()], Trust::Ambient);
+        assert!(allow(&origins, &["https://good.com"]) && allow(&origins, &[]));
+        assert!(!allow(&origins, &["https://evil.com"]));
+        assert!(allow(&Origins::new(&[], Trust::Shown), &["https://evil.com"]));
     }
 }

@@ -12,9 +12,23 @@ use http_body_util::Full;
 
 use crate::id::ConnectionId;
 
+/// What is wrong with a request head that could not be read. Its client was answered by the HTTP
+/// library, or not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadHead {
+    /// It is not HTTP/1.1.
+    Malformed,
+    /// It is too long, or has too many fields.
+    TooLarge,
+    /// It was not whole in time.
+    Late,
+}
+
 /// Why a handshake is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Refusal {
+    /// The head could not be read.
+    Head(BadHead),
     /// The request is not a well-formed opening handshake; what is wrong with it.
     BadRequest(&'static str),
     /// No credentials (RFC 6750 section 3.1: no error word then).
@@ -54,9 +68,37 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    /// Every word that [`result`](Self::result) says.
+    pub(super) const RESULTS: [&'static str; 21] = [
+        "bad-head",
+        "head-too-large",
+        "head-timeout",
+        "bad-request",
+        "no-token",
+        "bad-token",
+        "bad-credentials",
+        "no-certificate",
+        "origin",
+        "not-found",
+        "method",
+        "body",
+        "not-upgrade",
+        "version",
+        "http-version",
+        "backend-refused",
+        "backend-unavailable",
+        "backend-timeout",
+        "no-keys",
+        "full",
+        "draining",
+    ];
+
     /// The closed word for metrics, logs and bodies.
     pub(super) fn result(&self) -> &'static str {
         match self {
+            Self::Head(BadHead::Malformed) => "bad-head",
+            Self::Head(BadHead::TooLarge) => "head-too-large",
+            Self::Head(BadHead::Late) => "head-timeout",
             Self::BadRequest(_) => "bad-request",
             Self::NoToken => "no-token",
             Self::BadToken(_) => "bad-token",
@@ -83,6 +125,9 @@ impl Refusal {
         Cow::Borrowed(match self {
             Self::BadRequest(what) | Self::BadCredentials(what) => what,
             Self::BadToken(why) => return Cow::Owned(format!("the token was refused: {why}")),
+            Self::Head(BadHead::Malformed) => "the request head is not HTTP/1.1",
+            Self::Head(BadHead::TooLarge) => "the request head is too large",
+            Self::Head(BadHead::Late) => "the request head did not come in time",
             Self::NoToken => "a token is needed",
             Self::NoCertificate => "a client certificate is needed",
             Self::Origin => "this origin may not connect",
@@ -104,7 +149,11 @@ impl Refusal {
     /// The status.
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::BadCredentials(_) => StatusCode::BAD_REQUEST,
+            Self::Head(BadHead::Malformed) | Self::BadRequest(_) | Self::BadCredentials(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Head(BadHead::TooLarge) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Head(BadHead::Late) => StatusCode::REQUEST_TIMEOUT,
             Self::NoToken | Self::BadToken(_) | Self::NoCertificate => StatusCode::UNAUTHORIZED,
             Self::Origin => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -208,5 +257,38 @@ impl Refusal {
             "connection": id.to_string(),
         });
         Bytes::from(problem.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_result_is_declared_once() {
+        let all = [
+            Refusal::Head(BadHead::Malformed),
+            Refusal::Head(BadHead::TooLarge),
+            Refusal::Head(BadHead::Late),
+            Refusal::BadRequest(""),
+            Refusal::NoToken,
+            Refusal::BadToken(""),
+            Refusal::BadCredentials(""),
+            Refusal::NoCertificate,
+            Refusal::Origin,
+            Refusal::NotFound,
+            Refusal::Method,
+            Refusal::Body,
+            Refusal::NotUpgrade,
+            Refusal::Version,
+            Refusal::HttpVersion,
+            Refusal::Backend(403, Bytes::new()),
+            Refusal::BackendUnavailable,
+            Refusal::BackendTimeout,
+            Refusal::NoKeys,
+            Refusal::Full,
+            Refusal::Draining,
+        ];
+        assert_eq!(all.map(|refusal| refusal.result()), Refusal::RESULTS);
     }
 }

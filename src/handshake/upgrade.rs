@@ -14,12 +14,13 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::attempt::Attempt;
 use super::identity::{self, Admitted};
 use super::refusal::Refusal;
 use super::request::Opening;
 use super::{CONNECTION_ID, Door, Doorkeeper};
 use crate::close::{Cause, Close};
-use crate::connection::{self, Accepted};
+use crate::connection::{self, Accepted, Promise, Unopened};
 use crate::event::Peer;
 use crate::id::ConnectionId;
 use crate::limits::Permit;
@@ -49,7 +50,24 @@ impl Doorkeeper {
             remote = %peer.remote,
             "connection accepted"
         );
+        let unopened = Unopened::new(Promise {
+            peer: Arc::clone(&peer),
+            relay: door.relay.clone(),
+            trace: admitted.trace,
+            sequence: admitted.sequence,
+            state: admitted.state.clone(),
+            since: Instant::now(),
+            farewells: self.farewells.clone(),
+        });
+        if let Some(asked) = admitted.unopened {
+            asked.opened();
+        }
         let (registered, mailbox) = self.table.register(peer.id);
+        // The drain says stop, then wishes everybody in the table to end. Looking after registering
+        // leaves no gap: who comes too late for the table sees the stop here.
+        if self.farewells.tasks.is_stopping() {
+            mailbox.handle().part(Close::of(Cause::Drain));
+        }
         let accepted = Box::new(Accepted {
             peer,
             relay: door.relay.clone(),
@@ -62,12 +80,12 @@ impl Doorkeeper {
             mailbox,
             registered,
             permit,
-            last_events: self.last_events.clone(),
-            tasks: self.connections.clone(),
+            farewells: self.farewells.clone(),
         });
         let upgrade = hyper::upgrade::on(request);
-        self.connections.spawn("connection", async move {
+        self.farewells.tasks.spawn("connection", async move {
             if let Some(io) = upgraded(upgrade).await {
+                unopened.opened();
                 connection::run(io, *accepted).await;
             }
         });
@@ -80,20 +98,23 @@ impl Doorkeeper {
         request: &mut Request<B>,
         door: &Door,
         opening: &Opening,
-        id: ConnectionId,
+        attempt: &mut Attempt,
         code: u16,
         refusal: &Refusal,
     ) -> Response<Full<Bytes>> {
         let subprotocol = identity::selected_for_refusal(door, opening);
-        let close = Close::said(Cause::BackendClosed, code, refusal.result());
+        let reason = refusal.result();
+        // Who is still told so takes a place as long as anybody else.
+        let place = attempt.caller.place.take();
         let timeout = door.heartbeat.close_timeout.get();
         let upgrade = hyper::upgrade::on(request);
-        self.connections.spawn("refusal", async move {
+        self.farewells.tasks.spawn("refusal", async move {
             if let Some(io) = upgraded(upgrade).await {
-                connection::refuse(io, close, timeout).await;
+                connection::refuse(io, code, reason, timeout).await;
             }
+            drop(place);
         });
-        switching(opening, subprotocol.as_deref(), id)
+        switching(opening, subprotocol.as_deref(), attempt.id)
     }
 }
 

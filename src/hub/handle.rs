@@ -50,6 +50,12 @@ impl Handle {
 }
 
 impl Mailbox {
+    /// The other end of the line.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.0))
+    }
+
     /// Ready when there is a wish to end; each is given out once.
     pub fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
         self.0.waker.register(cx.waker());

@@ -28,17 +28,15 @@ impl Permits {
     #[must_use]
     pub fn take(&self) -> Option<Permit> {
         let places = &self.0;
-        if places.taken.fetch_add(1, Ordering::Relaxed) < places.max {
-            return Some(Permit(Arc::clone(places)));
-        }
-        places.taken.fetch_sub(1, Ordering::Relaxed);
-        None
+        let one_more = |taken| (taken < places.max).then_some(taken + 1);
+        let took = places.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        took.ok().map(|_| Permit(Arc::clone(places)))
     }
 
     /// How many places are taken.
     #[must_use]
     pub fn taken(&self) -> usize {
-        self.0.taken.load(Ordering::Relaxed).min(self.0.max)
+        self.0.taken.load(Ordering::Relaxed)
     }
 }
 

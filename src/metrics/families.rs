@@ -83,7 +83,7 @@ pub(super) fn register() -> Metrics {
         handshakes: counters(
             r,
             "handshakes_total",
-            "Opening handshakes answered, by result.",
+            "Opening handshakes ended, by result.",
             &["result"],
         ),
         handshake_duration: histograms(
@@ -131,6 +131,11 @@ pub(super) fn register() -> Metrics {
             r,
             "backend_late_replies_total",
             "Backend replies that came after their request had an outcome; they are ignored.",
+        ),
+        drain_remaining: gauge(
+            r,
+            "drain_remaining_connections",
+            "Connections that a stopping node still waits for, undelivered last events included.",
         ),
         panics: counter(r, "panics_total", "Connections that ended by a bug in moorline."),
         disconnect_events: counters(

@@ -40,6 +40,7 @@ pub struct Metrics {
     late_replies: IntCounter,
     panics: IntCounter,
     disconnect_events: IntCounterVec,
+    drain_remaining: IntGauge,
 }
 
 impl Metrics {
@@ -55,10 +56,22 @@ impl Metrics {
         RouteMetrics::new(self, hub, route, transport)
     }
 
-    /// One handshake was answered: `result` is `accepted` or a refusal's word.
+    /// One handshake ended: `result` is `accepted`, a refusal's word, or `vanished`.
     pub fn handshake(&self, result: &'static str, seconds: f64) {
         self.handshakes.with_label_values(&[result]).inc();
         self.handshake_duration.with_label_values::<&str>(&[]).observe(seconds);
+    }
+
+    /// One handshake ended before its head was read: nothing is known of how long it took.
+    pub fn handshake_unread(&self, result: &'static str) {
+        self.handshakes.with_label_values(&[result]).inc();
+    }
+
+    /// Makes the counters of all `results`, at zero.
+    pub fn declare_handshakes(&self, results: impl IntoIterator<Item = &'static str>) {
+        for result in results {
+            self.handshakes.with_label_values(&[result]);
+        }
     }
 
     /// One TLS handshake ended: `ok`, `failed` or `timeout`.
@@ -104,6 +117,11 @@ impl Metrics {
     #[must_use]
     pub fn late_replies(&self) -> &IntCounter {
         &self.late_replies
+    }
+
+    /// How many connections a stopping node still waits for.
+    pub fn drain_remaining(&self, connections: usize) {
+        self.drain_remaining.set(i64::try_from(connections).unwrap_or(i64::MAX));
     }
 
     /// All families in the Prometheus text format 0.0.4.

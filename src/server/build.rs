@@ -7,6 +7,7 @@ use super::{Crews, ServerError};
 use crate::admin::Admin;
 use crate::auth::Verifier;
 use crate::config::{AuthMode, Config, Jwt, Route};
+use crate::connection::Farewells;
 use crate::edge::Edge;
 use crate::handshake::{Door, Doorkeeper, Gate, Routes};
 use crate::http_client::Client;
@@ -32,6 +33,8 @@ pub(super) struct Parts {
 
 /// Clients over `max_connections` that wait for their refusal at the same time.
 const WAITING: usize = 256;
+/// Operators' requests at the same time: probes and scrapers are few.
+const OPERATORS: usize = 64;
 
 /// Builds all parts.
 pub(super) async fn parts(config: &Config, crews: &Crews) -> Result<Parts, ServerError> {
@@ -63,11 +66,13 @@ pub(super) async fn parts(config: &Config, crews: &Crews) -> Result<Parts, Serve
         routes: Routes::new(doors.collect::<Result<Vec<_>, ServerError>>()?),
         node: id,
         table: table.clone(),
-        connections: crews.connections.clone(),
-        // As many as may be open: a fleet of workers that is away must not let them pile up.
-        last_events: Permits::new(config.limits.max_connections),
+        farewells: Farewells {
+            tasks: crews.connections.clone(),
+            places: Permits::new(config.limits.max_connections),
+        },
         metrics: metrics.clone(),
     };
+    doorkeeper.declare_results();
     let edge = Arc::new(Edge {
         doorkeeper,
         places: Permits::new(config.limits.max_connections),
@@ -81,6 +86,7 @@ pub(super) async fn parts(config: &Config, crews: &Crews) -> Result<Parts, Serve
         metrics: metrics.clone(),
         nats: nats.clone(),
         draining: crews.draining.clone(),
+        places: Permits::new(OPERATORS),
         tasks: crews.background.clone(),
     });
     Ok(Parts { id, edge, admin, table, nats, acceptor, verifier, metrics })

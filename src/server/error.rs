@@ -36,7 +36,7 @@ pub enum ServerError {
     /// The stop was cut short by a second signal.
     #[error("stopped at once")]
     Aborted,
-    /// Connections outlived every deadline.
-    #[error("{0} connections were still open at the end of all deadlines")]
+    /// Connections, or the last events of some, outlived every deadline.
+    #[error("{0} connections, or their last events, were left at the end of all deadlines")]
     Undrained(usize),
 }

@@ -160,6 +160,31 @@ async fn a_stopped_node_answers_what_is_in_flight_and_says_1012() {
 }
 
 #[tokio::test]
+async fn a_handshake_under_way_when_the_node_stops_still_gets_its_end() {
+    let nats = NatsServer::start().await;
+    let mut node = Node::start(&format!(
+        "nats: {{servers: ['{}']}}\nroutes:\n- {{path: /ws, auth: connect}}\n",
+        nats.url()
+    ));
+    node.reaches_nats().await;
+    let worker = Worker::start(&nats, "moorline.default.in.connect", |_| {
+        Answer::payload("").after(Duration::from_secs(3))
+    })
+    .await;
+    // Who asked for nothing holds nothing up.
+    let _silent = tokio::net::TcpStream::connect(node.ws()).await.unwrap();
+    let address = node.ws();
+    let late = tokio::spawn(async move { Request::new("/ws").connect(address).await });
+    eventually("the worker is asked", async || (worker.texts().len() == 1).then_some(())).await;
+    node.signal("TERM");
+    node.wait_for("drain goes on", |_| true);
+    let mut client = late.await.unwrap().expect("the worker let it in");
+    assert_eq!(client.closed().await, Some((1012, "drain".to_owned())));
+    assert!(node.ended().success());
+    assert_eq!(node.lines("connection ended").len(), 1);
+}
+
+#[tokio::test]
 async fn a_second_signal_stops_at_once() {
     let mut node = Node::start(&format!("{}{ECHO}}}\n", "heartbeat: {close_timeout: 1m}\n"));
     let _client = Client::connect(node.ws()).await;

@@ -55,6 +55,9 @@ async fn killed_and_restarted_under_200_clients_nobody_is_disconnected() {
     assert_eq!(node.metric("moorline_connections", &[]).await, 201.0, "nobody was disconnected");
     assert!(node.metric("moorline_nats_reconnects_total", &[]).await >= 1.0);
     assert!(node.lines("connection ended").is_empty());
+    // The promise is 2 s. A busy test machine may add its own, so the figure is shown and the bound is
+    // generous: it only tells a reconnect apart from a time-out.
+    eprintln!("service resumed {outage:?} after nats-server listened again");
     assert!(outage < Duration::from_secs(5), "{outage:?}");
     assert!(!worker.texts().is_empty());
 }
@@ -88,6 +91,8 @@ async fn a_frozen_nats_is_noticed_within_seconds() {
     node.metric_becomes("moorline_nats_connected", &[], 0.0).await;
     let noticed = stopped.elapsed();
     nats.signal("CONT");
+    // The promise is 3 s; as above, the figure is shown and the bound is generous.
+    eprintln!("a frozen nats-server was noticed after {noticed:?}");
     assert!(noticed < Duration::from_secs(8), "{noticed:?}");
     eventually("service resumes", async || (client.ask("after").await == "after").then_some(()))
         .await;

@@ -107,6 +107,11 @@ async fn a_client_certificate_says_who_it_is() {
     let io = connect_tls(node.wss(), "localhost", config).await.unwrap();
     let mut device = Request::new("/ws").over(Box::new(io)).await.unwrap();
     assert_eq!(device.ask("who am I?").await, "device-7.example");
+    // A browser shows its user's certificate on any page's behalf.
+    let config = certificates.client(Some("device-7.example"));
+    let io = connect_tls(node.wss(), "localhost", config).await.unwrap();
+    let page = Request::new("/ws").header("origin", "https://evil.example");
+    assert_eq!(page.over(Box::new(io)).await.err().expect("a refusal").0, 403);
     let io = connect_tls(node.wss(), "localhost", certificates.client(None)).await.unwrap();
     let refused = Request::new("/ws").over(Box::new(io)).await.err().expect("a refusal");
     assert_eq!(refused.0, 401);

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::{heartbeat, route};
 use crate::close::Cause;
 use crate::config::Route;
-use crate::connection::{Accepted, run};
+use crate::connection::{Accepted, Farewells, run};
 use crate::event::{Peer, Trace};
 use crate::hub::{Handle, Table};
 use crate::id::{ConnectionId, NodeId};
@@ -104,8 +104,7 @@ fn accepted(route: Arc<Route>, table: &Table) -> Accepted {
         mailbox,
         registered,
         permit: Permits::new(1).take().unwrap(),
-        last_events: Permits::new(1),
-        tasks: Tasks::new(),
+        farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
     }
 }
 
