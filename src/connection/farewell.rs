@@ -44,7 +44,7 @@ impl Farewells {
         let give_up = Instant::now() + OFFERED_FOR;
         loop {
             let is_last = self.tasks.is_stopping() || Instant::now() > give_up;
-            if let Outcome::Replied(_) = relay.request(event.clone()).await {
+            if let Outcome::Replied(_) = Box::pin(relay.request(event.clone())).await {
                 return "accepted";
             }
             if is_last {
