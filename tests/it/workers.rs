@@ -86,6 +86,33 @@ async fn the_rust_worker_talks_as_the_contract_says() {
     talks_as_the_contract_says(rust_worker()).await;
 }
 
+#[tokio::test]
+async fn a_worker_process_killed_with_a_request_leaves_one_unknown() {
+    let nats = NatsServer::start().await;
+    let node = Node::start(&format!(
+        "nats: {{servers: ['{}']}}\nroutes:\n- {{path: /ws, auth: none, hold: 20s, \
+         request_timeout: 2s, on_failure: {{message: '{{outcome}} {{sequence}}'}}}}\n",
+        nats.url()
+    ));
+    node.reaches_nats().await;
+    let mut first = start(rust_worker(), &nats);
+    let mut client = Request::new("/ws").connect(node.ws()).await.expect("accepted");
+    assert_eq!(client.ask("hello").await, "guest 1: HELLO");
+    // Stopped, it still gets the request, as a worker does that hangs in the middle of its work.
+    signal(first.0.id(), "STOP");
+    client.send("doomed").await;
+    node.metric_becomes("moorline_backend_in_flight", &[], 1.0).await;
+    first.0.kill().unwrap();
+    first.0.wait().unwrap();
+    let _second = start(rust_worker(), &nats);
+    assert_eq!(client.next_text().await, "unknown 2");
+    assert_eq!(client.ask("next").await, "guest 2: NEXT");
+    let unknown = ["outcome=\"unknown\""];
+    assert_eq!(node.metric("moorline_backend_requests_total", &unknown).await, 1.0);
+    let replied = ["outcome=\"replied\""];
+    assert_eq!(node.metric("moorline_backend_requests_total", &replied).await, 2.0);
+}
+
 #[test]
 fn each_worker_is_under_sixty_lines() {
     for file in ["python/worker.py", "node/worker.mjs", "rust/worker.rs"] {
