@@ -151,21 +151,17 @@ async fn nats_servers(config: &Config, settings: &NatsConfig, report: &mut Repor
     } else {
         report.ok("nats", format_args!("server {version}"));
     }
-    let largest = config.routes.iter().map(|route| route.max_message.bytes()).max().unwrap_or(0);
-    let max_payload = nats.max_payload();
-    if largest.saturating_add(HEADER_ROOM) > max_payload {
+    let (largest, max_payload) = (server::largest_event(config), nats.max_payload());
+    if largest > max_payload {
         report.fail(
             "nats",
             format_args!(
-                "the server takes {max_payload} bytes a message, a route's max_message of {largest} \
-                 and its headers do not fit"
+                "the server takes {max_payload} bytes a message; the largest max_message and its \
+                 headers need {largest}"
             ),
         );
     }
 }
-
-/// The headers of an event: state, user and path at their largest, and the rest.
-const HEADER_ROOM: usize = 16 * 1024;
 
 /// Compares by number; what is not there or no number counts as 0.
 fn is_older(version: &str, least: [u64; 3]) -> bool {

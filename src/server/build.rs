@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Crews, ServerError};
 use crate::admin::Admin;
 use crate::auth::Verifier;
-use crate::config::{AuthMode, Config, Jwt, Route};
+use crate::config::{AuthMode, Backend, Config, Jwt, Route};
 use crate::connection::Farewells;
 use crate::edge::Edge;
 use crate::handshake::{Door, Doorkeeper, Gate, Routes};
@@ -129,6 +129,15 @@ pub(crate) fn key_client(jwt: &Jwt) -> Result<Option<Client>, ServerError> {
 pub(crate) fn nats_tls(tls: &crate::config::NatsTls) -> Result<rustls::ClientConfig, ServerError> {
     let identity = tls.certificate.as_deref().zip(tls.key.as_deref());
     Ok(tls::client_config(tls.ca.as_deref(), identity)?)
+}
+
+/// The most bytes that an event over NATS may take, payload and headers: state, user and path at their
+/// largest, and the rest.
+pub(crate) fn largest_event(config: &Config) -> usize {
+    const HEADERS: usize = 16 * 1024;
+    let is_over_nats = |route: &&Route| matches!(route.backend, Backend::Nats(_));
+    let messages = config.routes.iter().filter(is_over_nats).map(|route| route.max_message.bytes());
+    messages.max().map_or(0, |message| message.saturating_add(HEADERS))
 }
 
 /// The longest that an event of any route may take until it has an outcome.

@@ -25,7 +25,7 @@ use crate::nats::Nats;
 use crate::task::Tasks;
 use crate::tls::Acceptor;
 
-pub(crate) use build::{key_client, nats_tls};
+pub(crate) use build::{key_client, largest_event, nats_tls};
 pub use error::ServerError;
 
 /// A node whose listeners are open.
@@ -43,6 +43,8 @@ pub struct Node {
     metrics: Metrics,
     crews: Crews,
     shutdown: Shutdown,
+    /// The most bytes that an event over NATS may take.
+    largest_event: usize,
     /// The longest that an event may take until it has an outcome.
     longest_event: Duration,
     longest_close: Duration,
@@ -103,6 +105,7 @@ impl Node {
             metrics: parts.metrics,
             crews,
             shutdown: config.shutdown,
+            largest_event: largest_event(&config),
             longest_event: build::longest_event(&config),
             longest_close: build::longest_close(&config),
         })
@@ -152,6 +155,15 @@ impl Node {
             announce(&listener, "admin");
             self.crews.background.spawn("admin", admin.serve(listener));
         }
+        if let Some(nats) = self.nats.clone() {
+            let (tasks, largest) = (self.crews.background.clone(), self.largest_event);
+            self.crews.background.spawn("payload limit", async move {
+                tokio::select! {
+                    () = tasks.stopping() => {}
+                    () = compare_payload_limit(&nats, largest) => {}
+                }
+            });
+        }
         if let Some(acceptor) = &self.acceptor {
             let tasks = self.crews.background.clone();
             let stopping = async move { tasks.stopping().await };
@@ -178,6 +190,15 @@ impl Node {
                 }
             }
         }
+    }
+}
+
+/// A message that NATS does not take ends `overloaded`, again and again; better to hear of it now.
+async fn compare_payload_limit(nats: &Nats, largest: usize) {
+    nats.up().await;
+    let max_payload = nats.max_payload();
+    if max_payload < largest {
+        tracing::warn!(max_payload, largest, "a route's max_message does not fit the NATS server");
     }
 }
 

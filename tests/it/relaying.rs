@@ -306,6 +306,9 @@ async fn a_message_that_nats_would_not_take_costs_nobody_else() {
     let _worker = Worker::echo(&nats, MESSAGES).await;
     let mut client = Client::connect(node.ws()).await;
     let mut other = Client::connect(node.ws()).await;
+    node.wait_for("a route's max_message does not fit the NATS server", |line| {
+        line["max_payload"] == 32 * 1024
+    });
     assert_eq!(client.ask(&"x".repeat(40_000)).await, "overloaded");
     assert_eq!(other.ask("still connected").await, "still connected");
     assert_eq!(node.metric("moorline_nats_reconnects_total", &[]).await, 0.0);
