@@ -15,8 +15,9 @@ use clap::Args;
 use serde_json::Map;
 
 use crate::config::{
-    Admin, AuthMode, Backend, Config, Format, Jwt, JwtAlgorithm, JwtKey, Listeners, Log, LogFormat,
-    Nats, Period, Plain, Public, Route, SecretSource, Shutdown, Tls, process_environment,
+    Admin, AuthMode, Backend, Config, Format, Jwt, JwtAlgorithm, JwtKey, Limits, Listeners, Log,
+    LogFormat, Nats, Period, Plain, Public, Route, SecretSource, Shutdown, Tls,
+    process_environment,
 };
 use crate::server::Node;
 use crate::tls;
@@ -48,6 +49,8 @@ const ADMIN_PORT: u16 = 8445;
 const PAGE_PORTS: [u16; 8] = [3000, 4200, 5000, 5173, 8000, 8080, 8081, 8443];
 const HOSTS: [&str; 4] =
     ["https://localhost", "http://localhost", "https://127.0.0.1", "http://127.0.0.1"];
+/// Fits the descriptor limit of a laptop as it comes.
+const MAX_CONNECTIONS: usize = 500;
 const TOKEN_LIFE: Period = Period::secs(24 * 3600);
 
 impl Dev {
@@ -93,6 +96,7 @@ pub(super) fn config(nats: Option<&str>) -> anyhow::Result<Config> {
             origins: origins.collect(),
             ..Route::new("/ws", AuthMode::Jwt)
         }],
+        limits: Limits { max_connections: MAX_CONNECTIONS, ..Limits::default() },
         shutdown: Shutdown { lame_duck: Period::secs(0), drain: Period::secs(1) },
         log: Log { format: LogFormat::Human, ..Log::default() },
         ..Config::default()
