@@ -1,10 +1,15 @@
 //! A connection in memory: real frames in, real frames out.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+};
 use tokio::time::{Instant, timeout};
 
 use super::{heartbeat, route};
@@ -35,7 +40,16 @@ struct Client {
 impl Client {
     /// A client of an echo route.
     fn connect(edit: impl FnOnce(&mut Route)) -> Self {
+        Self::over(|io| io, edit)
+    }
+
+    /// A client whose stream is wrapped on the way to the connection.
+    fn over<S>(wrap: impl FnOnce(DuplexStream) -> S, edit: impl FnOnce(&mut Route)) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (io, theirs) = duplex(256 * 1024);
+        let theirs = wrap(theirs);
         let table = Table::new();
         let accepted = accepted(route(edit), &table);
         let handle = table.handles().pop().unwrap();
@@ -295,6 +309,64 @@ async fn a_vanished_client_leaves_nothing_behind() {
     let client = Client::connect(|_| {});
     let table = client.table.clone();
     drop(client);
+    timeout(Duration::from_secs(10), async {
+        while !table.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+/// A stream that panics once, when a read brings this many bytes.
+struct Fragile {
+    io: DuplexStream,
+    breaks_at: Option<usize>,
+}
+
+impl AsyncRead for Fragile {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let poll = Pin::new(&mut self.io).poll_read(cx, buf);
+        if self.breaks_at == Some(buf.filled().len() - before) {
+            self.breaks_at = None;
+            panic!("on purpose");
+        }
+        poll
+    }
+}
+
+impl AsyncWrite for Fragile {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_told_to_its_own_client() {
+    let wrap = |io| Fragile { io, breaks_at: Some(6 + 11) };
+    let mut client = Client::over(wrap, |_| {});
+    let table = client.table.clone();
+    client.frame(FIN | TEXT, b"fine").await;
+    client.expect(FIN | TEXT, b"fine").await;
+    client.frame(FIN | TEXT, b"eleven byte").await;
+    assert_eq!(client.closed().await, (1011, "panic".to_owned()));
     timeout(Duration::from_secs(10), async {
         while !table.is_empty() {
             tokio::task::yield_now().await;
