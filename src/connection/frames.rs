@@ -369,7 +369,9 @@ mod tests {
             let at_once = whole.scan(&bytes).map_err(|(_, v)| v);
             let (head, tail) = bytes.split_at(cut);
             let in_parts = parts.scan(head).and_then(|()| parts.scan(tail)).map_err(|(_, v)| v);
-            assert_eq!(at_once, in_parts);
+            // Text that is there at once is left to the library, and so is only seen here when cut.
+            let is_about_text = [at_once, in_parts].contains(&Err(Violation::Utf8));
+            assert!(is_about_text || at_once == in_parts, "{at_once:?}, {in_parts:?}");
         }
     }
 }
