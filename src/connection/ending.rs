@@ -15,6 +15,7 @@ use super::driver::{Driver, Exit};
 use super::farewell::Farewells;
 use super::machine::{Effects, Input, Machine};
 use super::requests::{Answered, Requests};
+use super::stats::Stats;
 use crate::close::{Cause, Close};
 use crate::config::EventKind;
 use crate::event::{Ended, Event, EventBody, Peer, Trace};
@@ -31,7 +32,8 @@ pub(super) async fn leave<S: AsyncRead + AsyncWrite + Unpin>(
     let close = driver.machine.closed().cloned().unwrap_or(Close::of(Cause::Panic));
     let duration = driver.stats.since.elapsed();
     driver.relay.metrics().closed(close.code, close.cause, duration.as_secs_f64());
-    log(&driver, &close, duration);
+    let rtt = driver.machine.last_rtt();
+    log(&driver.peer, &close, duration, Some(&driver.stats), rtt);
     LastEvents {
         peer: driver.peer,
         relay: driver.relay,
@@ -124,9 +126,14 @@ pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) -> std
     Ok(())
 }
 
-/// The one line of each ended connection.
-fn log<S>(driver: &Driver<S>, close: &Close, duration: Duration) {
-    let (peer, stats) = (&driver.peer, &driver.stats);
+/// The one line of each ended connection. One that never opened has nothing to count.
+pub(super) fn log(
+    peer: &Peer,
+    close: &Close,
+    duration: Duration,
+    stats: Option<&Stats>,
+    rtt: Option<Duration>,
+) {
     tracing::info!(
         connection = %peer.id,
         user = peer.user.as_ref().map(tracing::field::display),
@@ -136,12 +143,13 @@ fn log<S>(driver: &Driver<S>, close: &Close, duration: Duration) {
         code = close.code,
         cause = close.cause.as_str(),
         duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-        messages_in = stats.inbound.messages,
-        bytes_in = stats.inbound.bytes,
-        messages_out = stats.outbound.messages,
-        bytes_out = stats.outbound.bytes,
-        rtt_ms = driver.machine.last_rtt().map(|rtt| rtt.as_secs_f64() * 1000.0),
-        last_outcome = stats.last_outcome,
+        opened = stats.is_none().then_some(false),
+        messages_in = stats.map(|stats| stats.inbound.messages),
+        bytes_in = stats.map(|stats| stats.inbound.bytes),
+        messages_out = stats.map(|stats| stats.outbound.messages),
+        bytes_out = stats.map(|stats| stats.outbound.bytes),
+        rtt_ms = rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        last_outcome = stats.map(|stats| stats.last_outcome),
         "connection ended"
     );
 }

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use super::ending;
 use super::farewell::Farewells;
 use crate::close::{Cause, Close};
 use crate::config::EventKind;
@@ -66,18 +67,7 @@ impl Promise {
     async fn end(self) {
         let (peer, duration) = (self.peer, self.since.elapsed());
         let close = Close::of(Cause::Vanished);
-        tracing::info!(
-            connection = %peer.id,
-            user = peer.user.as_ref().map(tracing::field::display),
-            hub = %peer.route.hub,
-            route = peer.route.name(),
-            remote = %peer.remote,
-            code = close.code,
-            cause = close.cause.as_str(),
-            duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-            opened = false,
-            "connection ended"
-        );
+        ending::log(&peer, &close, duration, None, None);
         // A backend that never heard of the client would not know whose end this is.
         let is_known = self.sequence > 0;
         if !is_known || !peer.route.wants(EventKind::Disconnected) {

@@ -72,13 +72,6 @@ impl Message {
     pub fn into_data(self) -> Bytes {
         self.data
     }
-
-    /// The message with a copy of its bytes. A payload is a slice of a larger read buffer, so a
-    /// message that is kept for a while is copied first, or it would pin that whole buffer.
-    #[must_use]
-    pub fn detached(&self) -> Self {
-        Self { kind: self.kind, data: Bytes::copy_from_slice(&self.data) }
-    }
 }
 
 impl Kind {
