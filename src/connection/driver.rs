@@ -233,8 +233,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn keep_time(&mut self, cx: &mut Context<'_>) -> Poll<Option<Exit>> {
         let stall = self.stall.map(|(due, _)| due);
         let due = [self.machine.due(), stall].into_iter().flatten().min();
-        if due.is_some_and(|due| due < self.timer.deadline()) {
-            self.timer.as_mut().reset(due.unwrap_or_else(Instant::now));
+        if let Some(due) = due.filter(|due| *due < self.timer.deadline()) {
+            self.timer.as_mut().reset(due);
         }
         loop {
             ready!(self.timer.as_mut().poll(cx));
