@@ -80,6 +80,24 @@ pub(super) fn register() -> Metrics {
             &["hub", "route", "transport"],
         ),
         ping_rtt: histograms(r, "ping_rtt_seconds", "Time from a ping to its pong.", &place, FAST),
+        limited: counters(
+            r,
+            "limited_total",
+            "Messages and frames over a rate limit, by what was done.",
+            &["limit", "action"],
+        ),
+        outbox_bytes: gauges(
+            r,
+            "outbox_bytes",
+            "Payload bytes that wait for clients to read them.",
+            &place,
+        ),
+        outbox_overflow: counters(
+            r,
+            "outbox_overflow_total",
+            "Connections closed (close) or messages dropped (drop-oldest) at a full outbox.",
+            &["hub", "route", "policy"],
+        ),
         handshakes: counters(
             r,
             "handshakes_total",

@@ -28,6 +28,9 @@ pub struct Metrics {
     backend_in_flight: IntGaugeVec,
     backend_held: IntGaugeVec,
     ping_rtt: HistogramVec,
+    limited: IntCounterVec,
+    outbox_bytes: IntGaugeVec,
+    outbox_overflow: IntCounterVec,
     handshakes: IntCounterVec,
     handshake_duration: HistogramVec,
     tls_handshakes: IntCounterVec,
@@ -71,6 +74,15 @@ impl Metrics {
     pub fn declare_handshakes(&self, results: impl IntoIterator<Item = &'static str>) {
         for result in results {
             self.handshakes.with_label_values(&[result]);
+        }
+    }
+
+    /// Makes the counters of all rate `limits` and `actions`, at zero.
+    pub fn declare_limits(&self, limits: &[&'static str], actions: &[&'static str]) {
+        for limit in limits {
+            for action in actions {
+                self.limited.with_label_values(&[*limit, *action]);
+            }
         }
     }
 
