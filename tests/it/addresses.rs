@@ -274,6 +274,7 @@ const X_FORWARDED_FOR: &[(&[(&str, &str)], &str)] = &[
     // Only the one header that the proxies write.
     (&[("forwarded", "for=198.51.100.1")], OWN),
     (&[("x-real-ip", "198.51.100.1")], OWN),
+    (&[("x_forwarded_for", "198.51.100.1")], OWN),
     (&[("x-client-ip", "198.51.100.1")], OWN),
     (&[("x-forwarded-host", "198.51.100.1")], OWN),
     (&[("forwarded", "for=198.51.100.1"), ("x-forwarded-for", "203.0.113.7")], "203.0.113.7:0"),
