@@ -5,6 +5,7 @@
 
 mod units;
 mod secret;
+mod network;
 mod listeners;
 mod jwt;
 mod nats;
@@ -30,10 +31,12 @@ pub use environment::process_environment;
 pub use error::{ConfigError, Position, Problem};
 pub use jwt::{Jwks, Jwt, JwtAlgorithm, JwtClaims, JwtKey, JwtSources};
 pub use listeners::{
-    Admin, Certificate, ClientCertificate, Listeners, Plain, Public, Tls, TlsVersion,
+    Admin, Certificate, ClientCertificate, Forwarded, ForwardedHeader, Listeners, Plain,
+    ProxyProtocol, Public, Tls, TlsVersion,
 };
 pub use load::Format;
 pub use nats::{Nats, NatsTls};
+pub use network::Network;
 pub use plan::{
     ConnectionRates, DEFAULT_PLAN, InboundRates, LimitAction, Plan, Rate, Rates, UserRates,
 };

@@ -117,6 +117,12 @@ pub(super) fn register() -> Metrics {
             "TLS handshakes ended, by result.",
             &["result"],
         ),
+        proxy_protocol: counters(
+            r,
+            "proxy_protocol_total",
+            "Connections to listeners with PROXY protocol, by what became of the header.",
+            &["result"],
+        ),
         certificate_expiry: gauges(
             r,
             "tls_certificate_expiry_timestamp_seconds",
@@ -171,6 +177,9 @@ pub(super) fn register() -> Metrics {
     // misses that event.
     for result in ["ok", "failed", "timeout"] {
         metrics.tls_handshakes.with_label_values(&[result]);
+    }
+    for result in ["ok", "local", "untrusted", "malformed", "timeout", "closed"] {
+        metrics.proxy_protocol.with_label_values(&[result]);
     }
     for result in ["ok", "failed"] {
         metrics.config_reloads.with_label_values(&[result]);

@@ -34,6 +34,7 @@ pub struct Metrics {
     handshakes: IntCounterVec,
     handshake_duration: HistogramVec,
     tls_handshakes: IntCounterVec,
+    proxy_protocol: IntCounterVec,
     certificate_expiry: IntGaugeVec,
     nats_connected: IntGauge,
     nats_reconnects: IntCounter,
@@ -89,6 +90,12 @@ impl Metrics {
     /// One TLS handshake ended: `ok`, `failed` or `timeout`.
     pub fn tls_handshake(&self, result: &'static str) {
         self.tls_handshakes.with_label_values(&[result]).inc();
+    }
+
+    /// A PROXY header was read or not: `ok`, `local` when it named no address, or why its connection
+    /// was closed: `untrusted`, `malformed`, `timeout`, `closed`.
+    pub fn proxy_protocol(&self, result: &'static str) {
+        self.proxy_protocol.with_label_values(&[result]).inc();
     }
 
     /// When the certificate at this place in the config ends, in seconds since 1970.
