@@ -22,6 +22,7 @@ mod tls;
 mod relaying;
 mod outages;
 mod connections;
+mod limits;
 mod operators;
 mod commands;
 mod clients;
