@@ -4,6 +4,7 @@
 
 mod head;
 mod listener;
+mod rules;
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -12,6 +13,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -23,16 +25,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::config::Limits;
 use crate::handshake::{BadHead, Caller, Doorkeeper, Place};
 use crate::limits::Permits;
 use crate::metrics::Metrics;
 use crate::task::Tasks;
-use crate::tls::Acceptor;
 
 use head::Head;
 
 pub use listener::listen;
+pub use rules::Rules;
 
 /// What every client of the public door meets. One for the node.
 #[derive(Debug)]
@@ -43,8 +44,8 @@ pub struct Edge {
     pub places: Permits,
     /// A few more places, so that who finds no place can still be told so.
     pub waiting: Permits,
-    /// Bounds of the time and size of what comes before the handshake.
-    pub limits: Limits,
+    /// What newcomers meet, swapped whole when the config changes.
+    pub rules: ArcSwap<Rules>,
     /// Whether the console page is served.
     pub console: bool,
     /// Where results are counted.
@@ -54,10 +55,10 @@ pub struct Edge {
 }
 
 /// What the operator's listener section asks for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub enum Transport {
     /// `wss`.
-    Tls(Acceptor),
+    Tls,
     /// `ws`.
     Plain,
 }
@@ -88,7 +89,7 @@ impl Edge {
                 self.doorkeeper.dropped();
                 continue;
             };
-            let (edge, transport) = (Arc::clone(&self), transport.clone());
+            let edge = Arc::clone(&self);
             self.tasks.spawn("client", async move {
                 Box::pin(edge.client(tcp, remote, transport, place)).await;
             });
@@ -102,15 +103,18 @@ impl Edge {
 
     async fn client(&self, tcp: TcpStream, remote: SocketAddr, transport: Transport, place: Place) {
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-        match transport {
-            Transport::Plain => {
+        let rules = self.rules.load_full();
+        match (transport, &rules.acceptor) {
+            (Transport::Plain, _) => {
                 let read_buffer = READ_BUFFER_PLAIN;
                 let place = Some(place);
                 let caller = Caller { remote, certificate: None, read_buffer, place };
-                Box::pin(self.http(tcp, caller)).await;
+                Box::pin(self.http(tcp, caller, &rules)).await;
             }
-            Transport::Tls(acceptor) => {
-                let accepting = Box::pin(acceptor.accept(tcp, self.limits.tls_timeout.get()));
+            // The listener came with its certificates, and a reload takes neither away.
+            (Transport::Tls, None) => {}
+            (Transport::Tls, Some(acceptor)) => {
+                let accepting = Box::pin(acceptor.accept(tcp, rules.limits.tls_timeout.get()));
                 // Who has not asked for anything yet must not hold up the stop.
                 let accepted = tokio::select! {
                     accepted = accepting => accepted,
@@ -123,7 +127,7 @@ impl Edge {
                         let read_buffer = READ_BUFFER_TLS;
                         let place = Some(place);
                         let caller = Caller { remote, certificate, read_buffer, place };
-                        Box::pin(self.http(tls, caller)).await;
+                        Box::pin(self.http(tls, caller, &rules)).await;
                     }
                     Err(error) => {
                         self.metrics.tls_handshake(error.reason());
@@ -135,11 +139,11 @@ impl Edge {
     }
 
     /// HTTP/1.1 until an upgrade, an error, or the stop of the node. TLS agreed on nothing else.
-    async fn http<S>(&self, io: S, caller: Caller)
+    async fn http<S>(&self, io: S, caller: Caller, rules: &Rules)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let head_timeout = self.limits.head_timeout.get();
+        let head_timeout = rules.limits.head_timeout.get();
         let (io, head) = Head::new(io, head_timeout);
         let remote = caller.remote;
         // A handshake's answer, yes or no, is the last on its stream, so one caller is enough.
@@ -154,7 +158,9 @@ impl Edge {
             };
             async move {
                 Ok::<_, Infallible>(match caller {
-                    Some(caller) => Box::pin(self.doorkeeper.answer(request, caller)).await,
+                    Some(caller) => {
+                        Box::pin(self.doorkeeper.answer(&rules.doors, request, caller)).await
+                    }
                     None if is_console => console_page(),
                     None => spent(),
                 })
@@ -164,9 +170,9 @@ impl Edge {
             http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(head_timeout)
-                .max_header_size(self.limits.max_head.bytes())
-                .max_headers(self.limits.max_headers)
-                .max_buf_size(self.limits.max_head.bytes().max(HTTP_BUFFER))
+                .max_header_size(rules.limits.max_head.bytes())
+                .max_headers(rules.limits.max_headers)
+                .max_buf_size(rules.limits.max_head.bytes().max(HTTP_BUFFER))
                 .serve_connection(TokioIo::new(io), service)
                 .with_upgrades()
         );
