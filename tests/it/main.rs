@@ -22,6 +22,8 @@ mod relaying;
 mod outages;
 mod connections;
 mod operators;
+mod reload;
+mod drain;
 mod commands;
 mod clients;
 mod workers;
