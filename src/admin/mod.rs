@@ -1,11 +1,15 @@
-//! The operators' door: whether the node lives, whether it wants clients, and what it counts.
+//! The operators' door: whether the node lives, whether it wants clients, what it counts, and the wish
+//! that it drains.
 //!
 //! Liveness depends on nothing but this process. Readiness waits until NATS was reached once, and
 //! ends when the node drains; a later outage of NATS does not end it, because all nodes would leave
 //! the load balancer at once.
 
+mod drain;
+
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,13 +20,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::sleep;
 
 use crate::limits::Permits;
 use crate::metrics::Metrics;
 use crate::nats::Nats;
 use crate::task::Tasks;
+
+pub use drain::{Drain, Progress, Stage};
 
 /// What operators can ask.
 #[derive(Debug)]
@@ -31,15 +36,16 @@ pub struct Admin {
     pub metrics: Metrics,
     /// The connection to NATS, if there is one.
     pub nats: Option<Nats>,
-    /// Said when the node begins to stop; it is not ready then.
-    pub draining: CancellationToken,
+    /// The node's drain: it is not ready once that began.
+    pub drain: Drain,
     /// Places for requests at the same time.
     pub places: Permits,
     /// Where the tasks of this door run.
     pub tasks: Tasks,
 }
 
-/// An operator's request takes no longer than this, whatever its client does.
+/// An operator's request takes no longer than this, whatever its client does; one that waits for the
+/// end of the drain, no longer than this after it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -71,16 +77,38 @@ impl Admin {
 
     /// One request for each connection, so that a client that never ends cannot stay.
     async fn http(&self, stream: TcpStream) {
+        let waits = AtomicBool::new(false);
         let service = service_fn(|request: Request<hyper::body::Incoming>| {
-            let response = self.answer(&request);
-            async move { Ok::<_, Infallible>(response) }
+            let waits = &waits;
+            async move {
+                Ok::<_, Infallible>(match request.uri().path() {
+                    DRAIN => match drain::Wish::of(&request) {
+                        Ok(wish) => {
+                            waits.store(wish == drain::Wish::Wait, Ordering::Relaxed);
+                            self.drain.answer(wish).await
+                        }
+                        Err(no_wish) => no_wish.to_response(),
+                    },
+                    _ => self.answer(&request),
+                })
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service);
-        if let Ok(Err(error)) = timeout(REQUEST_TIMEOUT, connection).await {
-            tracing::debug!(%error, "admin request failed");
+        let deadline = async {
+            sleep(REQUEST_TIMEOUT).await;
+            if waits.load(Ordering::Relaxed) {
+                self.drain.over().await;
+                sleep(REQUEST_TIMEOUT).await;
+            }
+        };
+        tokio::select! {
+            served = connection => if let Err(error) = served {
+                tracing::debug!(%error, "admin request failed");
+            },
+            () = deadline => tracing::debug!("admin request timed out"),
         }
     }
 
@@ -103,18 +131,23 @@ impl Admin {
                 *response.body_mut() = Full::new(Bytes::from(self.metrics.to_text()));
                 response
             }
-            _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n"),
+            _ => {
+                text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /metrics and POST /drain\n")
+            }
         }
     }
 
     fn not_ready(&self) -> Option<&'static str> {
-        if self.draining.is_cancelled() {
+        if self.drain.has_begun() {
             return Some("draining\n");
         }
         let reached = self.nats.as_ref().is_none_or(Nats::was_connected);
         (!reached).then_some("NATS was not reached yet\n")
     }
 }
+
+/// The path of the wish to drain; the only one that changes anything.
+const DRAIN: &str = "/drain";
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));

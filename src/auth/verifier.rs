@@ -1,9 +1,8 @@
-//! Checks tokens: the shape, the signature, then the claims. Keys and rules are swapped as one, so a
-//! check sees either the old configuration or the new one.
+//! Checks tokens: the shape, the signature, then the claims. Keys and rules never change; another
+//! configuration has a verifier of its own, so a check sees one of them whole.
 
 use std::{sync::Arc, time::SystemTime};
 
-use arc_swap::ArcSwap;
 use serde_json::{Map, Value};
 
 use crate::config::{Jwks, Jwt};
@@ -20,7 +19,7 @@ use super::{AuthError, Denied, Identity, JwksError, KeyInfo, Token};
 /// Checks tokens against one configuration. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Verifier {
-    checks: Arc<ArcSwap<Checks>>,
+    checks: Arc<Checks>,
     /// Where key sets are kept fresh.
     tasks: Tasks,
 }
@@ -44,19 +43,17 @@ impl Verifier {
     /// When a key is missing, malformed, or does not fit its algorithms.
     pub fn new(config: &Jwt, client: Option<Client>, tasks: &Tasks) -> Result<Self, AuthError> {
         let checks = Checks::new(config, client, tasks, None)?;
-        Ok(Self { checks: Arc::new(ArcSwap::from_pointee(checks)), tasks: tasks.clone() })
+        Ok(Self { checks: Arc::new(checks), tasks: tasks.clone() })
     }
 
-    /// Reads all files again and takes over `config`. Keys already fetched from a URL stay, unless
-    /// `jwt.jwks` is another; `client` makes the next fetch.
+    /// A verifier for `config` that takes the place of this one. All files are read again; keys
+    /// already fetched from a URL stay, unless `jwt.jwks` is another. `client` makes the next fetch.
     ///
     /// # Errors
-    /// As [`new`](Self::new); all is then as before.
-    pub fn reload(&self, config: &Jwt, client: Option<Client>) -> Result<(), AuthError> {
-        let old = self.checks.load_full();
-        let checks = Checks::new(config, client, &self.tasks, old.jwks.as_ref())?;
-        self.checks.store(Arc::new(checks));
-        Ok(())
+    /// As [`new`](Self::new).
+    pub fn renewed(&self, config: &Jwt, client: Option<Client>) -> Result<Self, AuthError> {
+        let checks = Checks::new(config, client, &self.tasks, self.checks.jwks.as_ref())?;
+        Ok(Self { checks: Arc::new(checks), tasks: self.tasks.clone() })
     }
 
     /// Who the bearer of `token` is. May wait for a key set, at most its `timeout` and a second.
@@ -73,9 +70,8 @@ impl Verifier {
     /// # Errors
     /// As [`verify`](Self::verify).
     pub async fn verify_at(&self, token: &Token, now: SystemTime) -> Result<Identity, Denied> {
-        let checks = self.checks.load_full();
-        let claims = checks.genuine(token).await?;
-        checks.rules.check(claims, now)
+        let claims = self.checks.genuine(token).await?;
+        self.checks.rules.check(claims, now)
     }
 
     /// Waits until the key set's first fetch has ended, for `moorline check`. Cancel safe.
@@ -83,7 +79,7 @@ impl Verifier {
     /// # Errors
     /// Why the last fetch failed.
     pub async fn fetched(&self) -> Result<(), Arc<JwksError>> {
-        match &self.checks.load_full().jwks {
+        match &self.checks.jwks {
             Some((_, jwks)) => jwks.fetched().await,
             None => Ok(()),
         }
@@ -92,9 +88,8 @@ impl Verifier {
     /// Every key, and why some of a key set are not used.
     #[must_use]
     pub fn describe(&self) -> Vec<KeyInfo> {
-        let checks = self.checks.load();
-        let mut all = checks.keys.describe(place);
-        if let Some((_, jwks)) = &checks.jwks {
+        let mut all = self.checks.keys.describe(place);
+        if let Some((_, jwks)) = &self.checks.jwks {
             all.extend(jwks.describe());
         }
         all

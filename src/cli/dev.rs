@@ -62,7 +62,7 @@ impl Dev {
         }
         let shown = config.clone();
         let announce = |node: &Node| say_how_to_connect(&shown, &node.addresses());
-        Box::pin(serve::serve(config, announce)).await
+        Box::pin(serve::serve(config, None, announce)).await
     }
 }
 

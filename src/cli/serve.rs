@@ -8,14 +8,16 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, process_environment};
-use crate::server::{Node, Signals};
+use crate::server::{Node, Signals, Source};
 
 use super::{logging, print};
 
 /// Run a node.
 ///
-/// SIGTERM or SIGINT stops it in good order, a second one at once; SIGHUP looks at certificates and
-/// keys again.
+/// SIGTERM or SIGINT stops it in good order, a second one at once. POST /drain on the admin listener
+/// starts the same stop, and counts as no signal; with ?wait=true it is answered when all clients have
+/// left. SIGHUP looks at the config and all its files again; the config file is also watched. A config
+/// that cannot be taken over, whole, is refused and the old one stays.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  moorline serve -c /etc/moorline/moorline.yaml")]
 pub(super) struct Serve {
@@ -34,20 +36,23 @@ impl Serve {
             print(&config.to_yaml())?;
             return Ok(ExitCode::SUCCESS);
         }
-        Box::pin(serve(config, |_| Ok(()))).await
+        Box::pin(serve(config, Some(self.config), |_| Ok(()))).await
     }
 }
 
-/// Runs a node until it is told to stop. `announce` is told once its listeners are open.
+/// Runs a node until it is told to stop; `file` is where `config` came from. `announce` is told once
+/// its listeners are open.
 pub(super) async fn serve(
     config: Config,
+    file: Option<PathBuf>,
     announce: impl FnOnce(&Node) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
-    let _logs = logging::start(&config.log)?;
+    let (_logs, level) = logging::start(&config.log)?;
     raise_descriptor_limit(config.limits.max_connections);
     let signals = Signals::default();
     listen_for_signals(&signals)?;
-    let node = Box::pin(Node::start(config)).await?;
+    let source = file.map(|file| Source { file, set_log_level: Box::new(move |to| level.set(to)) });
+    let node = Box::pin(Node::start(config, source)).await?;
     announce(&node)?;
     Box::pin(node.run(&signals)).await?;
     Ok(ExitCode::SUCCESS)

@@ -15,7 +15,7 @@ pub struct Listeners {
     pub public: Option<Public>,
     /// Clients by `ws`, without TLS: only behind a load balancer that ends TLS, or on loopback.
     pub plain: Option<Plain>,
-    /// Operators: `/livez`, `/readyz`, `/metrics`. Not for the internet.
+    /// Operators: `/livez`, `/readyz`, `/metrics`, `POST /drain`. Not for the internet.
     pub admin: Option<Admin>,
     /// Whether clients' listeners serve the WebSocket console page at `/_moorline/`. For development
     /// only. Default: `false`.

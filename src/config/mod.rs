@@ -112,7 +112,7 @@ pub struct Limits {
     pub max_held: Size,
 }
 
-/// How the node stops on SIGTERM.
+/// How the node stops on SIGTERM, or on `POST /drain` at the admin listener.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Shutdown {

@@ -7,6 +7,7 @@ mod listener;
 pub mod proxy;
 mod head;
 pub mod forwarded;
+mod rules;
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -15,6 +16,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -26,16 +28,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::config::{Forwarded, Limits, ProxyProtocol};
+use crate::config::{Forwarded, ProxyProtocol};
 use crate::handshake::{BadHead, Caller, Doorkeeper, Place};
 use crate::limits::Permits;
 use crate::metrics::Metrics;
 use crate::task::Tasks;
-use crate::tls::Acceptor;
 
 use head::Head;
 
 pub use listener::listen;
+pub use rules::{Proxies, Rules};
 
 /// What every client of the public door meets. One for the node.
 #[derive(Debug)]
@@ -46,8 +48,8 @@ pub struct Edge {
     pub places: Permits,
     /// A few more places, so that who finds no place can still be told so.
     pub waiting: Permits,
-    /// Bounds of the time and size of what comes before the handshake.
-    pub limits: Limits,
+    /// What newcomers meet, swapped whole when the config changes.
+    pub rules: ArcSwap<Rules>,
     /// Whether the console page is served.
     pub console: bool,
     /// Where results are counted.
@@ -57,21 +59,12 @@ pub struct Edge {
 }
 
 /// What the operator's listener section asks for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub enum Transport {
     /// `wss`.
-    Tls(Acceptor),
+    Tls,
     /// `ws`.
     Plain,
-}
-
-/// What stands in front of one listener and is believed when it says who the client is.
-#[derive(Debug, Clone, Default)]
-pub struct Proxies {
-    /// Says it before TLS. None: a PROXY header is a bad request.
-    pub protocol: Option<ProxyProtocol>,
-    /// Says it in a header of the request.
-    pub forwarded: Option<Forwarded>,
 }
 
 /// Above TLS, which has a read buffer of its own.
@@ -88,13 +81,7 @@ const CONSOLE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
 
 impl Edge {
     /// Serves the clients of one listener until the node stops.
-    pub async fn serve(
-        self: Arc<Self>,
-        listener: TcpListener,
-        transport: Transport,
-        proxies: Proxies,
-    ) {
-        let proxies = Arc::new(proxies);
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, transport: Transport) {
         loop {
             let accepted = tokio::select! {
                 () = self.tasks.stopping() => return,
@@ -106,10 +93,9 @@ impl Edge {
                 self.doorkeeper.dropped();
                 continue;
             };
-            let (edge, transport) = (Arc::clone(&self), transport.clone());
-            let proxies = Arc::clone(&proxies);
+            let edge = Arc::clone(&self);
             self.tasks.spawn("client", async move {
-                Box::pin(edge.client(tcp, remote, transport, &proxies, place)).await;
+                Box::pin(edge.client(tcp, remote, transport, place)).await;
             });
         }
     }
@@ -124,25 +110,28 @@ impl Edge {
         mut tcp: TcpStream,
         remote: SocketAddr,
         transport: Transport,
-        proxies: &Proxies,
         place: Place,
     ) {
         let mut remote = canonical(remote);
+        let rules = self.rules.load_full();
+        let proxies = rules.proxies(transport);
         if let Some(protocol) = &proxies.protocol {
             let proxied = Box::pin(self.proxied(&mut tcp, remote, protocol)).await;
             let Some(proxied) = proxied else { return };
             remote = proxied;
         }
         let forwarded = proxies.forwarded.as_ref();
-        match transport {
-            Transport::Plain => {
+        match (transport, &rules.acceptor) {
+            (Transport::Plain, _) => {
                 let read_buffer = READ_BUFFER_PLAIN;
                 let place = Some(place);
                 let caller = Caller { remote, certificate: None, read_buffer, place };
-                Box::pin(self.http(tcp, caller, forwarded)).await;
+                Box::pin(self.http(tcp, caller, &rules, forwarded)).await;
             }
-            Transport::Tls(acceptor) => {
-                let accepting = Box::pin(acceptor.accept(tcp, self.limits.tls_timeout.get()));
+            // The listener came with its certificates, and a reload takes neither away.
+            (Transport::Tls, None) => {}
+            (Transport::Tls, Some(acceptor)) => {
+                let accepting = Box::pin(acceptor.accept(tcp, rules.limits.tls_timeout.get()));
                 // Who has not asked for anything yet must not hold up the stop.
                 let accepted = tokio::select! {
                     accepted = accepting => accepted,
@@ -155,7 +144,7 @@ impl Edge {
                         let read_buffer = READ_BUFFER_TLS;
                         let place = Some(place);
                         let caller = Caller { remote, certificate, read_buffer, place };
-                        Box::pin(self.http(tls, caller, forwarded)).await;
+                        Box::pin(self.http(tls, caller, &rules, forwarded)).await;
                     }
                     Err(error) => {
                         self.metrics.tls_handshake(error.reason());
@@ -192,11 +181,11 @@ impl Edge {
     }
 
     /// HTTP/1.1 until an upgrade, an error, or the stop of the node. TLS agreed on nothing else.
-    async fn http<S>(&self, io: S, caller: Caller, forwarded: Option<&Forwarded>)
+    async fn http<S>(&self, io: S, caller: Caller, rules: &Rules, forwarded: Option<&Forwarded>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let head_timeout = self.limits.head_timeout.get();
+        let head_timeout = rules.limits.head_timeout.get();
         let (io, head) = Head::new(io, head_timeout);
         let remote = caller.remote;
         // A handshake's answer, yes or no, is the last on its stream, so one caller is enough.
@@ -214,7 +203,9 @@ impl Edge {
             }
             async move {
                 Ok::<_, Infallible>(match caller {
-                    Some(caller) => Box::pin(self.doorkeeper.answer(request, caller)).await,
+                    Some(caller) => {
+                        Box::pin(self.doorkeeper.answer(&rules.doors, request, caller)).await
+                    }
                     None if is_console => console_page(),
                     None => spent(),
                 })
@@ -224,9 +215,9 @@ impl Edge {
             http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(head_timeout)
-                .max_header_size(self.limits.max_head.bytes())
-                .max_headers(self.limits.max_headers)
-                .max_buf_size(self.limits.max_head.bytes().max(HTTP_BUFFER))
+                .max_header_size(rules.limits.max_head.bytes())
+                .max_headers(rules.limits.max_headers)
+                .max_buf_size(rules.limits.max_head.bytes().max(HTTP_BUFFER))
                 .serve_connection(TokioIo::new(io), service)
                 .with_upgrades()
         );

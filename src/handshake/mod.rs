@@ -47,8 +47,6 @@ const CONNECTION_ID: HeaderName = HeaderName::from_static("moorline-connection-i
 /// Who answers opening handshakes. One for the node.
 #[derive(Debug)]
 pub struct Doorkeeper {
-    /// The doors by path.
-    pub routes: Routes<Door>,
     /// This node.
     pub node: NodeId,
     /// Where accepted connections are entered.
@@ -138,18 +136,19 @@ impl Door {
 }
 
 impl Doorkeeper {
-    /// Answers a request at the public door. Its connection, if there will be one, runs as a task of
+    /// Answers a request at one of `doors`. Its connection, if there will be one, runs as a task of
     /// its own. Dropped before the answer, because the client left, it takes nothing back that a
     /// backend may have heard of: a backend that lets the client in then hears of its end.
     pub async fn answer<B>(
         &self,
+        doors: &Routes<Door>,
         mut request: Request<B>,
         caller: Caller,
     ) -> Response<Full<Bytes>> {
         let id = ConnectionId::random(self.node);
         let path = request.uri().path().to_owned();
         let mut attempt = Attempt::new(id, caller, &path, self.metrics.clone());
-        let answer = self.decide(&mut request, &mut attempt, path).await;
+        let answer = self.decide(doors, &mut request, &mut attempt, path).await;
         answer.unwrap_or_else(|refusal| {
             attempt.refused(&refusal);
             refusal.to_response(id)
@@ -183,12 +182,13 @@ impl Doorkeeper {
 
     async fn decide<B>(
         &self,
+        doors: &Routes<Door>,
         request: &mut Request<B>,
         attempt: &mut Attempt,
         path: String,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
         request::check_request(request)?;
-        let found = self.routes.find(&path);
+        let found = doors.find(&path);
         let (door, params) = found
             .map_err(|_| Refusal::BadRequest("the path has a bad escape or a dot segment"))?
             .ok_or(Refusal::NotFound)?;

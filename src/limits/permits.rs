@@ -14,23 +14,29 @@ pub struct Permit(Arc<Places>);
 #[derive(Debug)]
 struct Places {
     taken: AtomicUsize,
-    max: usize,
+    max: AtomicUsize,
 }
 
 impl Permits {
     /// `max` places, all free.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self(Arc::new(Places { taken: AtomicUsize::new(0), max }))
+        Self(Arc::new(Places { taken: AtomicUsize::new(0), max: AtomicUsize::new(max) }))
     }
 
     /// Takes a place; none when all are taken.
     #[must_use]
     pub fn take(&self) -> Option<Permit> {
         let places = &self.0;
-        let one_more = |taken| (taken < places.max).then_some(taken + 1);
+        let max = places.max.load(Ordering::Relaxed);
+        let one_more = |taken| (taken < max).then_some(taken + 1);
         let took = places.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         took.ok().map(|_| Permit(Arc::clone(places)))
+    }
+
+    /// Makes it `max` places. Those taken beyond that stay taken until they are given back.
+    pub fn set_max(&self, max: usize) {
+        self.0.max.store(max, Ordering::Relaxed);
     }
 
     /// How many places are taken.
@@ -57,6 +63,18 @@ mod tests {
         assert!(a.is_some() && b.is_some() && permits.take().is_none());
         drop(a);
         assert_eq!(permits.taken(), 1);
+        assert!(permits.take().is_some());
+    }
+
+    #[test]
+    fn fewer_places_take_none_away() {
+        let permits = Permits::new(2);
+        let taken = (permits.take(), permits.take());
+        permits.set_max(1);
+        assert_eq!(permits.taken(), 2);
+        drop(taken.0);
+        assert!(permits.take().is_none());
+        permits.set_max(2);
         assert!(permits.take().is_some());
     }
 }

@@ -143,7 +143,7 @@ pub(super) fn register() -> Metrics {
         config_reloads: counters(
             r,
             "config_reloads_total",
-            "Times that changed files were taken over, by result.",
+            "Times that changed files or settings were to be taken over, by result.",
             &["result"],
         ),
         accept_errors: counter(
@@ -160,6 +160,11 @@ pub(super) fn register() -> Metrics {
             r,
             "drain_remaining_connections",
             "Connections that a stopping node still waits for, undelivered last events included.",
+        ),
+        drain_eta: gauge(
+            r,
+            "drain_eta_seconds",
+            "Estimated seconds until the last connection of a stopping node has left; 0 while it runs.",
         ),
         panics: counter(r, "panics_total", "Connections that ended by a bug in moorline."),
         disconnect_events: counters(

@@ -45,6 +45,7 @@ pub struct Metrics {
     panics: IntCounter,
     disconnect_events: IntCounterVec,
     drain_remaining: IntGauge,
+    drain_eta: IntGauge,
 }
 
 impl Metrics {
@@ -103,6 +104,11 @@ impl Metrics {
         self.certificate_expiry.with_label_values(&[certificate]).set(at);
     }
 
+    /// Forgets the ends of certificates, before those that are served now are told.
+    pub fn forget_certificates(&self) {
+        self.certificate_expiry.reset();
+    }
+
     /// 1 while the NATS connection is up, else 0.
     #[must_use]
     pub fn nats_connected(&self) -> &IntGauge {
@@ -138,9 +144,10 @@ impl Metrics {
         &self.late_replies
     }
 
-    /// How many connections a stopping node still waits for.
-    pub fn drain_remaining(&self, connections: usize) {
+    /// How many connections a stopping node still waits for, and about how long.
+    pub fn drain(&self, connections: usize, eta_seconds: u64) {
         self.drain_remaining.set(i64::try_from(connections).unwrap_or(i64::MAX));
+        self.drain_eta.set(i64::try_from(eta_seconds).unwrap_or(i64::MAX));
     }
 
     /// All families in the Prometheus text format 0.0.4.

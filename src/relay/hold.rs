@@ -27,7 +27,7 @@ pub struct Hold {
 
 #[derive(Debug)]
 struct Budget {
-    max: usize,
+    max: AtomicUsize,
     used: AtomicUsize,
 }
 
@@ -72,8 +72,13 @@ impl Hold {
     /// Lines that together hold at most `max` bytes.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        let budget = Arc::new(Budget { max, used: AtomicUsize::new(0) });
+        let budget = Arc::new(Budget { max: AtomicUsize::new(max), used: AtomicUsize::new(0) });
         Self { budget, lines: Arc::default() }
+    }
+
+    /// Makes it `max` bytes. What is held beyond that stays held.
+    pub fn set_max(&self, max: usize) {
+        self.budget.max.store(max, Ordering::Relaxed);
     }
 
     /// The line of those who wait on `subject`, the same for every route that sends there.
@@ -114,7 +119,8 @@ impl Line {
     /// A place at the end for an event of this size; none when the node holds too much already.
     pub(super) fn join(self: &Arc<Self>, payload: usize, now: Instant) -> Option<Place> {
         let bytes = payload.saturating_add(OVERHEAD);
-        let within = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.budget.max);
+        let max = self.budget.max.load(Ordering::Relaxed);
+        let within = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= max);
         let used = &self.budget.used;
         used.fetch_update(Ordering::AcqRel, Ordering::Acquire, within).ok()?;
         let mut state = self.lock();
@@ -272,6 +278,9 @@ mod tests {
         assert_eq!(hold.used(), 3 * OVERHEAD, "held until it has an outcome");
         drop((a, b));
         assert_eq!(hold.used(), 0);
+        hold.set_max(OVERHEAD);
+        assert!(line.join(1, now).is_none());
+        assert!(line.join(0, now).is_some());
     }
 
     #[test]

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use super::{Crews, ServerError};
-use crate::admin::Admin;
+use crate::admin::{Admin, Drain};
 use crate::auth::Verifier;
 use crate::config::{AuthMode, Backend, Config, Jwt, Route};
 use crate::connection::Farewells;
-use crate::edge::Edge;
+use crate::edge::{Edge, Proxies, Rules};
 use crate::handshake::{Door, Doorkeeper, Gate, Plans, Routes};
 use crate::http_client::Client;
 use crate::hub::Table;
@@ -19,16 +21,24 @@ use crate::nats::Nats;
 use crate::relay::{Hold, Relay};
 use crate::tls::{self, Acceptor};
 
-/// The parts that [`Node`](super::Node) keeps.
-pub(super) struct Parts {
+/// What lives as long as the node, whatever becomes of its config.
+#[derive(Debug)]
+pub(super) struct Core {
     pub(super) id: NodeId,
-    pub(super) edge: Arc<Edge>,
-    pub(super) admin: Arc<Admin>,
     pub(super) table: Table,
     pub(super) nats: Option<Nats>,
-    pub(super) acceptor: Option<Acceptor>,
-    pub(super) verifier: Option<Verifier>,
+    pub(super) hold: Hold,
     pub(super) metrics: Metrics,
+    pub(super) crews: Crews,
+}
+
+/// What is made of each config that comes into force.
+#[derive(Debug)]
+pub(super) struct Served {
+    /// What newcomers meet.
+    pub(super) rules: Arc<Rules>,
+    /// Who checks tokens, kept apart from the routes for the next one to begin with.
+    pub(super) verifier: Option<Verifier>,
 }
 
 /// Clients over `max_connections` that wait for their refusal at the same time.
@@ -36,17 +46,9 @@ const WAITING: usize = 256;
 /// Operators' requests at the same time: probes and scrapers are few.
 const OPERATORS: usize = 64;
 
-/// Builds all parts.
-pub(super) async fn parts(config: &Config, crews: &Crews) -> Result<Parts, ServerError> {
-    let (id, metrics, table) = (NodeId::random(), Metrics::new(), Table::new());
-    let acceptor = match &config.listeners.public {
-        Some(public) => Some(Acceptor::open("listeners.public.tls", &public.tls).await?),
-        None => None,
-    };
-    let verifier = match &config.jwt {
-        Some(jwt) => Some(Verifier::new(jwt, key_client(jwt)?, &crews.background)?),
-        None => None,
-    };
+/// Builds what no reload changes.
+pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
+    let (id, metrics, crews) = (NodeId::random(), Metrics::new(), Crews::default());
     let nats = match &config.nats {
         Some(nats) => {
             let tls = match &nats.tls {
@@ -58,59 +60,99 @@ pub(super) async fn parts(config: &Config, crews: &Crews) -> Result<Parts, Serve
         None => None,
     };
     let hold = Hold::new(config.limits.max_held.bytes());
+    Ok(Core { id, table: Table::new(), nats, hold, metrics, crews })
+}
+
+/// Builds what newcomers meet by `config`, after what they met `before`. Nothing of it is in force yet,
+/// and dropping it leaves nothing behind.
+pub(super) async fn served(
+    config: &Config,
+    core: &Core,
+    before: Option<&Served>,
+) -> Result<Served, ServerError> {
+    let acceptor = match (&config.listeners.public, before.map(|before| &before.rules.acceptor)) {
+        (None, _) => None,
+        (Some(public), Some(Some(acceptor))) => Some(acceptor.renewed(&public.tls).await?),
+        (Some(public), _) => Some(Acceptor::open("listeners.public.tls", &public.tls).await?),
+    };
+    let verifier = match (&config.jwt, before.and_then(|before| before.verifier.as_ref())) {
+        (None, _) => None,
+        (Some(jwt), Some(verifier)) => Some(verifier.renewed(jwt, key_client(jwt)?)?),
+        (Some(jwt), None) => Some(Verifier::new(jwt, key_client(jwt)?, &core.crews.background)?),
+    };
     let plans = Arc::new(Plans::new(&config.plans));
     let doors = (0..).zip(&config.routes).map(|(place, route)| {
-        let door =
-            door(config, place, route, verifier.as_ref(), nats.as_ref(), &hold, &metrics, &plans)?;
+        let door = door(config, place, route, verifier.as_ref(), core, &plans)?;
         Ok((route.path.clone(), door))
     });
+    let doors = Routes::new(doors.collect::<Result<Vec<_>, ServerError>>()?);
+    let listeners = &config.listeners;
+    let public = listeners.public.as_ref().map(|public| Proxies {
+        protocol: public.proxy_protocol.clone(),
+        forwarded: public.forwarded.clone(),
+    });
+    let plain = listeners.plain.as_ref().map(|plain| Proxies {
+        protocol: plain.proxy_protocol.clone(),
+        forwarded: plain.forwarded.clone(),
+    });
+    let rules = Arc::new(Rules {
+        doors,
+        limits: config.limits,
+        acceptor,
+        public: public.unwrap_or_default(),
+        plain: plain.unwrap_or_default(),
+    });
+    Ok(Served { rules, verifier })
+}
+
+/// Builds the clients' door.
+pub(super) fn edge(config: &Config, core: &Core, rules: Arc<Rules>) -> Edge {
     let doorkeeper = Doorkeeper {
-        routes: Routes::new(doors.collect::<Result<Vec<_>, ServerError>>()?),
-        node: id,
-        table: table.clone(),
+        node: core.id,
+        table: core.table.clone(),
         farewells: Farewells {
-            tasks: crews.connections.clone(),
+            tasks: core.crews.connections.clone(),
             places: Permits::new(config.limits.max_connections),
         },
         users: Users::new(),
-        metrics: metrics.clone(),
+        metrics: core.metrics.clone(),
     };
     doorkeeper.declare_results();
-    metrics.declare_limits(&Limited::LIMITS, &Limited::ACTIONS);
-    let edge = Arc::new(Edge {
+    core.metrics.declare_limits(&Limited::LIMITS, &Limited::ACTIONS);
+    Edge {
         doorkeeper,
         places: Permits::new(config.limits.max_connections),
         waiting: Permits::new(WAITING),
-        limits: config.limits,
+        rules: ArcSwap::new(rules),
         console: config.listeners.console,
-        metrics: metrics.clone(),
-        tasks: crews.doors.clone(),
-    });
-    let admin = Arc::new(Admin {
-        metrics: metrics.clone(),
-        nats: nats.clone(),
-        draining: crews.draining.clone(),
+        metrics: core.metrics.clone(),
+        tasks: core.crews.doors.clone(),
+    }
+}
+
+/// Builds the operators' door.
+pub(super) fn admin(core: &Core, drain: Drain) -> Admin {
+    Admin {
+        metrics: core.metrics.clone(),
+        nats: core.nats.clone(),
+        drain,
         places: Permits::new(OPERATORS),
-        tasks: crews.background.clone(),
-    });
-    Ok(Parts { id, edge, admin, table, nats, acceptor, verifier, metrics })
+        tasks: core.crews.operators.clone(),
+    }
 }
 
 /// One route, ready for work.
-#[expect(clippy::too_many_arguments, reason = "what the doors of a node share")]
 fn door(
     config: &Config,
     place: usize,
     route: &Route,
     verifier: Option<&Verifier>,
-    nats: Option<&Nats>,
-    hold: &Hold,
-    metrics: &Metrics,
+    core: &Core,
     plans: &Arc<Plans>,
 ) -> Result<Door, ServerError> {
     let needs = |needs| ServerError::Route { route: place, needs };
     let route = Arc::new(route.clone());
-    let relay = Relay::new(&route, nats, hold, metrics)?;
+    let relay = Relay::new(&route, core.nats.as_ref(), &core.hold, &core.metrics)?;
     let gate = match route.auth {
         AuthMode::None => Gate::Open,
         AuthMode::Connect => Gate::Connect,

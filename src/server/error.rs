@@ -1,13 +1,15 @@
-//! Why a node cannot start, or did not stop in good order.
+//! Why a node cannot start, takes no other config, or did not stop in good order.
 
 use std::io;
+use std::sync::Arc;
 
-use crate::auth::AuthError;
+use crate::auth::{AuthError, JwksError};
+use crate::config::ConfigError;
 use crate::nats::NatsError;
 use crate::relay::RelayError;
 use crate::tls::TlsError;
 
-/// Why a node cannot start, or did not stop in good order. All are for the operator.
+/// Why a node cannot start, takes no other config, or did not stop in good order. All are for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// An address cannot be listened on.
@@ -33,6 +35,18 @@ pub enum ServerError {
         /// What it needs.
         needs: &'static str,
     },
+    /// A new config is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The disk did not answer.
+    #[error("the config file: not read in time")]
+    Unread,
+    /// A new config changes what a running node cannot.
+    #[error("{0}: it cannot change while the node runs; restart the node")]
+    NeedsRestart(String),
+    /// The key set of a new config was not fetched.
+    #[error("jwt.jwks: no keys came from the new location")]
+    KeySet(#[source] Arc<JwksError>),
     /// The stop was cut short by a second signal.
     #[error("stopped at once")]
     Aborted,

@@ -1,9 +1,10 @@
 //! One node, put together from its config, run until it is told to stop.
 //!
 //! Everything is built before the first listener opens, so a mistake in the config never lets a
-//! client in half-way.
+//! client in half-way; and everything of a new config before it takes the place of the old one.
 
 mod build;
+mod reload;
 mod drain;
 mod error;
 
@@ -14,52 +15,51 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::Admin;
-use crate::auth::Verifier;
-use crate::config::{Config, Jwt, Shutdown};
-use crate::edge::{Edge, Proxies, Transport, listen};
-use crate::hub::Table;
-use crate::id::NodeId;
-use crate::metrics::Metrics;
+use crate::admin::{Admin, Drain};
+use crate::config::Config;
+use crate::edge::{Edge, Transport, listen};
 use crate::nats::Nats;
 use crate::task::Tasks;
-use crate::tls::Acceptor;
+
+use build::{Core, Served};
 
 pub(crate) use build::{key_client, largest_event, nats_tls};
 pub use error::ServerError;
+pub use reload::Source;
 
 /// A node whose listeners are open.
 #[derive(Debug)]
 pub struct Node {
-    id: NodeId,
+    core: Core,
     edge: Arc<Edge>,
     admin: Option<(Arc<Admin>, TcpListener)>,
-    doors: Vec<(TcpListener, Transport, Proxies)>,
-    table: Table,
-    nats: Option<Nats>,
-    acceptor: Option<Acceptor>,
-    /// The checker of tokens, and what it was made from.
-    verifier: Option<(Verifier, Jwt)>,
-    metrics: Metrics,
-    crews: Crews,
-    shutdown: Shutdown,
-    /// The most bytes that an event over NATS may take.
-    largest_event: usize,
-    /// The longest that an event may take until it has an outcome.
+    doors: Vec<(TcpListener, Transport)>,
+    drain: Drain,
+    /// Where a new config comes from; without it, only the files that the config names are read again.
+    source: Option<Source>,
+    /// The config in force.
+    config: Config,
+    /// What was made of it.
+    served: Served,
+    /// Ends the watch over the certificates in force.
+    watch: CancellationToken,
+    /// The longest that an event of any connection may take until it has an outcome. It never
+    /// shrinks, for connections keep the route that they were accepted with.
     longest_event: Duration,
+    /// The longest that a closing handshake may take. It never shrinks either.
     longest_close: Duration,
 }
 
 /// The node's tasks, by when they stop.
 #[derive(Debug, Clone, Default)]
 struct Crews {
-    /// Said when the node begins to stop; readiness ends.
-    draining: CancellationToken,
     /// Listeners and clients that are not let in yet.
     doors: Tasks,
     /// Open connections.
     connections: Tasks,
-    /// What serves all of them to the end: NATS, keys, certificates, the operators' door.
+    /// The operators' door, which tells those who ask that all clients have left.
+    operators: Tasks,
+    /// What serves all of them to the end: NATS, keys, certificates.
     background: Tasks,
 }
 
@@ -70,77 +70,67 @@ pub struct Signals {
     pub stop: CancellationToken,
     /// Stop at once.
     pub abort: CancellationToken,
-    /// Look at certificate and key files again.
+    /// Look at the config, and at every file that it names, again.
     pub reload: Arc<tokio::sync::Notify>,
 }
 
 impl Node {
-    /// Builds every part of the node and opens its listeners.
+    /// Builds every part of the node and opens its listeners. `source` is where `config` came from and
+    /// where the next one is looked for.
     ///
     /// # Errors
     /// When a file, a key, a URL or an address of the config cannot be used; the error names it.
-    pub async fn start(config: Config) -> Result<Self, ServerError> {
-        let crews = Crews::default();
-        let parts = build::parts(&config, &crews).await?;
+    pub async fn start(config: Config, source: Option<Source>) -> Result<Self, ServerError> {
+        let core = build::core(&config).await?;
+        let served = build::served(&config, &core, None).await?;
         let mut doors = Vec::new();
-        if let (Some(public), Some(acceptor)) = (&config.listeners.public, &parts.acceptor) {
-            let proxies = Proxies {
-                protocol: public.proxy_protocol.clone(),
-                forwarded: public.forwarded.clone(),
-            };
-            doors.push((open(public.address)?, Transport::Tls(acceptor.clone()), proxies));
+        if let Some(public) = &config.listeners.public {
+            doors.push((open(public.address)?, Transport::Tls));
         }
         if let Some(plain) = &config.listeners.plain {
-            let proxies = Proxies {
-                protocol: plain.proxy_protocol.clone(),
-                forwarded: plain.forwarded.clone(),
-            };
-            doors.push((open(plain.address)?, Transport::Plain, proxies));
+            doors.push((open(plain.address)?, Transport::Plain));
         }
+        let drain = Drain::new();
         let admin = match &config.listeners.admin {
-            Some(admin) => Some((Arc::clone(&parts.admin), open(admin.address)?)),
+            Some(admin) => {
+                let listener = open(admin.address)?;
+                Some((Arc::new(build::admin(&core, drain.clone())), listener))
+            }
             None => None,
         };
         Ok(Self {
-            id: parts.id,
-            edge: parts.edge,
+            edge: Arc::new(build::edge(&config, &core, Arc::clone(&served.rules))),
             admin,
             doors,
-            table: parts.table,
-            nats: parts.nats,
-            acceptor: parts.acceptor,
-            verifier: parts.verifier.zip(config.jwt.clone()),
-            metrics: parts.metrics,
-            crews,
-            shutdown: config.shutdown,
-            largest_event: largest_event(&config),
+            drain,
+            source,
             longest_event: build::longest_event(&config),
             longest_close: build::longest_close(&config),
+            config,
+            served,
+            watch: CancellationToken::new(),
+            core,
         })
     }
 
     /// The addresses that clients reach the node at: `wss` first, then `ws`.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.doors.iter().filter_map(|(listener, ..)| listener.local_addr().ok()).collect()
+        self.doors.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect()
     }
 
-    /// Serves until `signals` say stop, then drains.
+    /// Serves until `signals` or an operator say stop, then drains.
     ///
     /// # Errors
     /// When connections were still open at the end of all deadlines, or the stop was cut short.
     pub async fn run(mut self, signals: &Signals) -> Result<(), ServerError> {
         self.open_doors();
-        let reloads = async {
-            loop {
-                signals.reload.notified().await;
-                self.reload().await;
-            }
-        };
+        let drain = self.drain.clone();
         tokio::select! {
             () = signals.stop.cancelled() => {}
+            () = drain.asked() => {}
             () = signals.abort.cancelled() => return Err(ServerError::Aborted),
-            () = reloads => {}
+            never = Box::pin(self.follow(&signals.reload)) => match never {},
         }
         tokio::select! {
             drained = self.drain() => drained,
@@ -149,61 +139,53 @@ impl Node {
     }
 
     fn open_doors(&mut self) {
-        tracing::info!(node = %self.id, version = env!("CARGO_PKG_VERSION"), "node started");
-        for (listener, transport, proxies) in self.doors.drain(..) {
+        tracing::info!(node = %self.core.id, version = env!("CARGO_PKG_VERSION"), "node started");
+        for (listener, transport) in self.doors.drain(..) {
             let scheme = match transport {
-                Transport::Tls(_) => "wss",
+                Transport::Tls => "wss",
                 Transport::Plain => "ws",
             };
             announce(&listener, scheme);
             let edge = Arc::clone(&self.edge);
-            self.crews.doors.spawn("listener", edge.serve(listener, transport, proxies));
+            self.core.crews.doors.spawn("listener", edge.serve(listener, transport));
         }
         if let Some((admin, listener)) = self.admin.take() {
             announce(&listener, "admin");
-            self.crews.background.spawn("admin", admin.serve(listener));
+            self.core.crews.operators.spawn("admin", admin.serve(listener));
         }
-        if let Some(nats) = self.nats.clone() {
-            let (tasks, largest) = (self.crews.background.clone(), self.largest_event);
-            self.crews.background.spawn("payload limit", async move {
+        if let Some(nats) = self.core.nats.clone() {
+            let background = self.core.crews.background.clone();
+            let largest = largest_event(&self.config);
+            self.core.crews.background.spawn("payload limit", async move {
                 tokio::select! {
-                    () = tasks.stopping() => {}
-                    () = compare_payload_limit(&nats, largest) => {}
+                    () = background.stopping() => {}
+                    () = nats.up() => compare_payload_limit(&nats, largest),
                 }
             });
         }
-        if let Some(acceptor) = &self.acceptor {
-            let tasks = self.crews.background.clone();
-            let stopping = async move { tasks.stopping().await };
-            let watch = acceptor.clone().watch(self.metrics.clone(), stopping);
-            self.crews.background.spawn("certificates", watch);
-        }
+        self.watch_certificates();
     }
 
-    /// Looks at the files again that may have changed; what cannot be used is logged and the old kept.
-    async fn reload(&self) {
-        if let Some(acceptor) = &self.acceptor {
-            acceptor.reload_now(&self.metrics).await;
-        }
-        if let Some((verifier, jwt)) = &self.verifier {
-            let reloaded = key_client(jwt).and_then(|client| Ok(verifier.reload(jwt, client)?));
-            match reloaded {
-                Ok(()) => {
-                    self.metrics.config_reload("ok");
-                    tracing::info!("keys read again");
+    /// Watches the files of the certificates in force, in place of those that were before.
+    fn watch_certificates(&mut self) {
+        self.watch.cancel();
+        self.watch = CancellationToken::new();
+        if let Some(acceptor) = self.served.rules.acceptor.clone() {
+            let (watch, background) = (self.watch.clone(), self.core.crews.background.clone());
+            let stopping = async move {
+                tokio::select! {
+                    () = background.stopping() => {}
+                    () = watch.cancelled() => {}
                 }
-                Err(error) => {
-                    self.metrics.config_reload("failed");
-                    tracing::error!(%error, "keys refused; the old ones stay");
-                }
-            }
+            };
+            let watching = acceptor.watch(self.core.metrics.clone(), stopping);
+            self.core.crews.background.spawn("certificates", watching);
         }
     }
 }
 
 /// A message that NATS does not take ends `overloaded`, again and again; better to hear of it now.
-async fn compare_payload_limit(nats: &Nats, largest: usize) {
-    nats.up().await;
+fn compare_payload_limit(nats: &Nats, largest: usize) {
     let max_payload = nats.max_payload();
     if max_payload < largest {
         tracing::warn!(max_payload, largest, "a route's max_message does not fit the NATS server");

@@ -64,6 +64,36 @@ impl Acceptor {
         .await
     }
 
+    /// An acceptor that takes the place of this one and serves by the section `tls`: all files are read
+    /// and checked again, and clients resume across the change. It is this one itself where nothing
+    /// changed, so that a certificate that meanwhile ended stops no other change.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn renewed(&self, tls: &config::Tls) -> Result<Self, TlsError> {
+        let Some(old) = &self.0.source else { return Ok(self.clone()) };
+        let source = Source { place: old.place.clone(), tls: tls.clone() };
+        let (this, turn) = (self.clone(), Arc::clone(&self.0.turn));
+        off_the_runtime(Arc::clone(&turn), move || {
+            let files = Files::read(&source.tls)?;
+            let before = this.0.served.load();
+            let is_same_section = this.0.source.as_ref().is_some_and(|old| old.tls == source.tls);
+            if is_same_section && files.digest() == before.digest {
+                drop(before);
+                return Ok(this);
+            }
+            let served = files.serve((&source.tls).into(), Some(&before), SystemTime::now())?;
+            Ok(Self::new(Some(source), served, turn))
+        })
+        .await
+    }
+
+    /// Whether both are one and the same.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Serves one certificate that is not on disk, for any name and without asking for client
     /// certificates.
     ///

@@ -47,23 +47,6 @@ impl Acceptor {
         self.attempt().await.map_err(|refused| refused.error)
     }
 
-    /// Does [`reload`](Self::reload) and tells logs and metrics what came of it: for SIGHUP, where the
-    /// operator waits for an answer even if nothing changed. Does nothing when no file is watched.
-    ///
-    /// Cancel safe, as [`reload`](Self::reload).
-    pub async fn reload_now(&self, metrics: &Metrics) {
-        if self.0.source.is_none() {
-            return;
-        }
-        match self.attempt().await {
-            Ok(Reloaded::Changed) => self.tell_changed(metrics),
-            Ok(Reloaded::Unchanged) => {
-                tracing::info!(place = self.place(), "certificates unchanged")
-            }
-            Err(refused) => self.tell_refused(&refused, metrics),
-        }
-    }
-
     /// Looks at the files every `reload_interval` until `stopping` ends. Tells logs and metrics about
     /// a change, and about a failure when it is a new one. Ends at once when no file is watched.
     ///
@@ -128,6 +111,7 @@ impl Acceptor {
     }
 
     fn tell_expiry(&self, metrics: &Metrics) {
+        metrics.forget_certificates();
         for (at, facts) in self.0.served.load().facts.iter().enumerate() {
             let end = facts.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let end = i64::try_from(end).unwrap_or(i64::MAX);

@@ -24,6 +24,8 @@ mod outages;
 mod connections;
 mod limits;
 mod operators;
+mod reload;
+mod drain;
 mod commands;
 mod clients;
 mod workers;

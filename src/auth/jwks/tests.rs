@@ -342,11 +342,11 @@ async fn a_reload_keeps_fetched_keys_unless_the_set_is_another() {
     let verifier = start(&server).await;
     verifier.fetched().await.unwrap();
     let same = Jwt { leeway: Period::secs(1), ..config(&server.url()) };
-    verifier.reload(&same, Some(client(None))).unwrap();
+    let verifier = verifier.renewed(&same, Some(client(None))).unwrap();
     assert_eq!(verify(&verifier, &es(&P256, "a")).await, Ok(()));
     assert_eq!(server.requests(), 1);
     let other = Server::start(Answer::ok(set(&[P256.jwk("b")]))).await;
-    verifier.reload(&config(&other.url()), Some(client(None))).unwrap();
+    let verifier = verifier.renewed(&config(&other.url()), Some(client(None))).unwrap();
     assert_eq!(verify(&verifier, &es(&P256, "b")).await, Ok(()));
     assert_eq!((server.requests(), other.requests()), (1, 1));
 }
@@ -361,11 +361,11 @@ async fn a_reload_reads_a_file_again_and_keeps_the_old_keys_of_a_bad_one() {
     // Takes the one fetch that a token may cause.
     assert_eq!(verify(&verifier, &es(&P256, "x")).await, Err(Denied::UNKNOWN_KEY));
     std::fs::write(&path, "{}").unwrap();
-    let error = verifier.reload(&config, None).unwrap_err().to_string();
+    let error = verifier.renewed(&config, None).unwrap_err().to_string();
     assert!(error.ends_with("keys.json: not a JSON Web Key Set"), "{error}");
     assert_eq!(verify(&verifier, &es(&P256, "a")).await, Ok(()));
     std::fs::write(&path, set(&[P256.jwk("b")])).unwrap();
-    verifier.reload(&config, None).unwrap();
+    let verifier = verifier.renewed(&config, None).unwrap();
     assert_eq!(verify(&verifier, &es(&P256, "b")).await, Ok(()));
     assert_eq!(verify(&verifier, &es(&P256, "a")).await, Err(Denied::UNKNOWN_KEY));
 }

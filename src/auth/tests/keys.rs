@@ -210,14 +210,14 @@ async fn a_reload_takes_all_of_the_new_files_or_nothing() {
 
     write(folder.path(), "hs", &secret);
     write(folder.path(), "rsa.pem", "garbage");
-    assert!(verifier.reload(&config, None).is_err());
+    assert!(verifier.renewed(&config, None).is_err());
     assert!(verify(&verifier, &old).await.is_ok());
     assert_eq!(verify(&verifier, &new).await, Err(Denied::SIGNATURE));
 
     write(folder.path(), "rsa.pem", RSA.pair.public_key_pem());
-    verifier.clone().reload(&config, None).unwrap();
-    assert!(verify(&verifier, &new).await.is_ok());
-    assert_eq!(verify(&verifier, &old).await, Err(Denied::SIGNATURE));
+    let renewed = verifier.renewed(&config, None).unwrap();
+    assert!(verify(&renewed, &new).await.is_ok());
+    assert_eq!(verify(&renewed, &old).await, Err(Denied::SIGNATURE));
 }
 
 #[tokio::test]

@@ -123,7 +123,7 @@ async fn a_watched_change_is_served_and_told() {
 }
 
 #[tokio::test]
-async fn a_failure_is_counted_once_by_the_watch_and_each_time_by_a_signal() {
+async fn a_failure_is_counted_once() {
     let authority = Authority::new();
     let pair = authority.sign("c", &["a.example"]);
     let next = authority.sign("next", &["a.example"]);
@@ -153,12 +153,27 @@ async fn a_failure_is_counted_once_by_the_watch_and_each_time_by_a_signal() {
             assert_eq!((counted("ok"), counted("failed")), expected);
         }
     }
-    acceptor.reload_now(&metrics).await;
-    assert_eq!((counted("ok"), counted("failed")), (1, 4));
-    replace(&pair.key, b"no key");
-    acceptor.reload_now(&metrics).await;
-    acceptor.reload_now(&metrics).await;
-    assert_eq!((counted("ok"), counted("failed")), (1, 6));
+}
+
+#[tokio::test]
+async fn another_section_has_an_acceptor_of_its_own_that_clients_resume_with() {
+    let authority = Authority::new();
+    let (pair, next) = (authority.sign("c", &["a.example"]), authority.sign("d", &["a.example"]));
+    let (acceptor, client) = (open(&pair.section()).await, authority.client());
+    assert!(!connect(&acceptor, &client, "a.example").await.is_resumed());
+    assert!(acceptor.renewed(&pair.section()).await.unwrap().is(&acceptor), "nothing changed");
+
+    let renewed = acceptor.renewed(&next.section()).await.unwrap();
+    assert!(!renewed.is(&acceptor));
+    assert!(connect(&renewed, &client, "a.example").await.is_resumed());
+    let fresh = connect(&renewed, &authority.client(), "a.example").await;
+    assert!(fresh.was_shown(&next.certificate));
+    let old = connect(&acceptor, &authority.client(), "a.example").await;
+    assert!(old.was_shown(&pair.certificate), "until it is no longer used");
+
+    replace(&next.key, b"no key");
+    assert!(renewed.renewed(&next.section()).await.is_err());
+    assert!(acceptor.renewed(&next.section()).await.is_err());
 }
 
 #[tokio::test]

@@ -148,6 +148,11 @@ impl Client {
         }
     }
 
+    /// The socket alone, for tests that read and write at the same time.
+    pub(crate) fn into_socket(self) -> WebSocketStream<Box<dyn Io>> {
+        self.socket
+    }
+
     pub(crate) async fn close(mut self) {
         let _ = self.socket.close(None).await;
         self.closed().await;

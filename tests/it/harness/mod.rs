@@ -8,7 +8,7 @@ mod tools;
 
 use std::time::Duration;
 
-pub(crate) use certificates::Certificates;
+pub(crate) use certificates::{Certificates, replace};
 pub(crate) use client::{Client, Request, connect_tls, exchange, exchange_raw};
 pub(crate) use nats::{Answer, NatsServer, Worker, header};
 pub(crate) use node::{Node, signal};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{DEADLINE, eventually, exchange};
+use super::{DEADLINE, eventually, exchange, replace};
 
 /// Bytes of log shown when a test fails.
 const LOG_SHOWN: usize = 4000;
@@ -59,15 +59,14 @@ impl Node {
         node
     }
 
+    /// Starts a node with a variable over its config.
+    pub(crate) fn with_variable((name, value): (&str, &str), config: &str) -> Self {
+        let (folder, path) = write("plain: {address: '127.0.0.1:0'}", "info", config);
+        Self::run(folder, |command| command.env(name, value).arg("serve").arg("-c").arg(path))
+    }
+
     fn with_all(listeners: &str, level: &str, config: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("moorline.yaml");
-        let listeners = listeners.lines().map(|line| format!("  {line}\n")).collect::<String>();
-        let text = format!(
-            "listeners:\n{listeners}  admin: {{address: '127.0.0.1:0'}}\n\
-             shutdown: {{lame_duck: 0s, drain: 1s}}\nlog: {{level: '{level}'}}\n{config}\n"
-        );
-        std::fs::write(&path, text).unwrap();
+        let (folder, path) = write(listeners, level, config);
         Self::run(folder, |command| command.arg("serve").arg("-c").arg(path))
     }
 
@@ -128,6 +127,12 @@ impl Node {
     /// A folder of the node's own, for files that a test changes.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Changes the config file in one step, as a config mount or an editor does.
+    pub(crate) fn rewrite(&self, change: impl FnOnce(&str) -> String) {
+        let path = self.folder.path().join("moorline.yaml");
+        replace(&path, &change(&std::fs::read_to_string(&path).unwrap()));
     }
 
     /// Sends a signal, as `TERM` or `STOP`.
@@ -205,6 +210,19 @@ impl Node {
     pub(crate) async fn reaches_nats(&self) {
         self.metric_becomes("moorline_nats_connected", &[], 1.0).await;
     }
+}
+
+/// Writes a config into a folder of its own.
+fn write(listeners: &str, level: &str, config: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("moorline.yaml");
+    let listeners = listeners.lines().map(|line| format!("  {line}\n")).collect::<String>();
+    let text = format!(
+        "listeners:\n{listeners}  admin: {{address: '127.0.0.1:0'}}\n\
+         shutdown: {{lame_duck: 0s, drain: 1s}}\nlog: {{level: '{level}'}}\n{config}\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    (folder, path)
 }
 
 impl Drop for Node {

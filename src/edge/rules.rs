@@ -1,0 +1,41 @@
+//! What a newcomer meets by the config, from its first byte to the answer to its handshake.
+
+use super::Transport;
+use crate::config::{Forwarded, Limits, ProxyProtocol};
+use crate::handshake::{Door, Routes};
+use crate::tls::Acceptor;
+
+/// All of one config that newcomers meet. A client keeps to those that were in force when it came, so
+/// that no handshake ever sees half of two configs; none is changed once it is made.
+#[derive(Debug)]
+pub struct Rules {
+    /// The doors by path.
+    pub doors: Routes<Door>,
+    /// Bounds of the time and size of what comes before the handshake.
+    pub limits: Limits,
+    /// The certificates; none without a `wss` listener.
+    pub acceptor: Option<Acceptor>,
+    /// What stands in front of the `wss` listener.
+    pub public: Proxies,
+    /// What stands in front of the `ws` listener.
+    pub plain: Proxies,
+}
+
+/// What stands in front of one listener and is believed when it says who the client is.
+#[derive(Debug, Clone, Default)]
+pub struct Proxies {
+    /// Says it before TLS. None: a PROXY header is a bad request.
+    pub protocol: Option<ProxyProtocol>,
+    /// Says it in a header of the request.
+    pub forwarded: Option<Forwarded>,
+}
+
+impl Rules {
+    /// What stands in front of the listener of this transport.
+    pub(super) fn proxies(&self, transport: Transport) -> &Proxies {
+        match transport {
+            Transport::Tls => &self.public,
+            Transport::Plain => &self.plain,
+        }
+    }
+}
