@@ -12,7 +12,7 @@ use governor::{Quota, RateLimiter};
 use tokio::time::sleep;
 
 use super::Denied;
-use super::clock::TokioClock;
+use super::clock::{At, NodeClock};
 use super::network::{Network, SHARDS, Shards};
 use crate::config::HandshakeRate;
 
@@ -23,7 +23,7 @@ pub(super) struct Handshakes {
     addresses: Option<Limiter<Network, Recent>>,
 }
 
-type Limiter<K, S> = RateLimiter<K, S, TokioClock, NoOpMiddleware<std::time::Instant>>;
+type Limiter<K, S> = RateLimiter<K, S, NodeClock, NoOpMiddleware<At>>;
 
 /// The addresses whose bucket is not full. One that finds no room here is not held to its own rate,
 /// only to the node's: a flood from very many addresses must not lock out those it does not know.
@@ -37,9 +37,9 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Handshakes {
     pub(super) fn new(node: HandshakeRate, address: HandshakeRate) -> Self {
-        let node = quota(node).map(|q| Limiter::new(q, InMemoryState::default(), TokioClock));
+        let node = quota(node).map(|q| Limiter::new(q, InMemoryState::default(), NodeClock));
         let recent = || Recent(Shards::new());
-        let addresses = quota(address).map(|q| Limiter::new(q, recent(), TokioClock));
+        let addresses = quota(address).map(|q| Limiter::new(q, recent(), NodeClock));
         Self { node, addresses }
     }
 

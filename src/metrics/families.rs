@@ -137,6 +137,17 @@ pub(super) fn register() -> Metrics {
             "drain_remaining_connections",
             "Connections that a stopping node still waits for, undelivered last events included.",
         ),
+        memory_used: gauge(r, "memory_used_bytes", "Memory used, as it is held against the limit."),
+        memory_limit: gauge(
+            r,
+            "memory_limit_bytes",
+            "Memory there is: of the control group, the machine, or as the config says.",
+        ),
+        memory_shed: counter(
+            r,
+            "memory_shed_total",
+            "Connections closed because the node was short of memory.",
+        ),
         panics: counter(r, "panics_total", "Connections that ended by a bug in moorline."),
         disconnect_events: counters(
             r,
@@ -151,7 +162,7 @@ pub(super) fn register() -> Metrics {
     }
     // Fixed words are there from the start: a rate over a series that begins with its first event
     // misses that event.
-    for result in ["ok", "failed", "timeout"] {
+    for result in ["ok", "failed", "timeout", "evicted"] {
         metrics.tls_handshakes.with_label_values(&[result]);
     }
     for result in ["ok", "failed"] {

@@ -44,7 +44,8 @@ impl Marks {
 
     /// Takes a reading; gives the bytes that must be freed now, down to the lower mark.
     pub(super) fn judge(&mut self, reading: Reading, now: Instant) -> Option<u64> {
-        let above = |mark, is_over| reading.is_above(if is_over { mark - SLACK.min(mark) } else { mark });
+        let above =
+            |mark, is_over| reading.is_above(if is_over { mark - SLACK.min(mark) } else { mark });
         self.level = if above(self.shed_above, self.level == Level::Shedding) {
             Level::Shedding
         } else if above(self.refuse_above, self.level >= Level::Refusing) {
@@ -52,9 +53,9 @@ impl Marks {
         } else {
             Level::Calm
         };
-        let is_answered = self.shed.is_some_and(|(at, used)| {
-            reading.used <= used && now.duration_since(at) < SHED_PAUSE
-        });
+        let is_answered = self
+            .shed
+            .is_some_and(|(at, used)| reading.used <= used && now.duration_since(at) < SHED_PAUSE);
         if !reading.is_above(self.shed_above) || is_answered {
             return None;
         }
