@@ -34,7 +34,7 @@ use tokio::time::{Instant, timeout};
 use crate::config::Heartbeat;
 use crate::event::{Peer, State, Trace};
 use crate::hub::{Mailbox, Registered};
-use crate::limits::Permit;
+use crate::limits::Seat;
 use crate::relay::Relay;
 
 use driver::Driver;
@@ -68,7 +68,7 @@ pub struct Accepted {
     /// Its place in the table of connections.
     pub registered: Registered,
     /// Its place among the open connections.
-    pub permit: Permit,
+    pub seat: Seat,
     /// How its last event is delivered.
     pub farewells: Farewells,
 }
@@ -82,7 +82,7 @@ pub fn run<S>(io: S, accepted: Accepted) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let Accepted { peer, relay, trace, heartbeat, mailbox, registered, permit, .. } = accepted;
+    let Accepted { peer, relay, trace, heartbeat, mailbox, registered, seat, .. } = accepted;
     let farewells = accepted.farewells;
     relay.metrics().opened();
     let machine = Machine::new(
@@ -99,7 +99,7 @@ where
     async move {
         let exit = (&mut driver).await;
         let last = Box::pin(ending::leave(driver, exit, close_timeout.get())).await;
-        drop((registered, permit));
+        drop((registered, seat));
         Box::pin(last.deliver(&farewells)).await;
     }
 }

@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::Limits;
 use crate::handshake::{BadHead, Caller, Doorkeeper, Place};
-use crate::limits::Permits;
+use crate::limits::{Newcomer, Pending, Permits};
 use crate::metrics::Metrics;
 use crate::task::Tasks;
 use crate::tls::Acceptor;
@@ -43,6 +43,8 @@ pub struct Edge {
     pub places: Permits,
     /// A few more places, so that who finds no place can still be told so.
     pub waiting: Permits,
+    /// Room for clients whose TLS handshake or request head is not here yet.
+    pub pending: Pending,
     /// Bounds of the time and size of what comes before the handshake.
     pub limits: Limits,
     /// Whether the console page is served.
@@ -80,9 +82,9 @@ impl Edge {
         loop {
             let accepted = tokio::select! {
                 () = self.tasks.stopping() => return,
-                accepted = listener::accept(&listener, self.metrics.accept_errors()) => accepted,
+                accepted = self.accept(&listener) => accepted,
             };
-            let (tcp, remote) = accepted;
+            let (tcp, remote, newcomer) = accepted;
             // Over every bound: nothing is left but to end the stream.
             let Some(place) = self.place() else {
                 self.doorkeeper.dropped();
@@ -90,9 +92,15 @@ impl Edge {
             };
             let (edge, transport) = (Arc::clone(&self), transport.clone());
             self.tasks.spawn("client", async move {
-                Box::pin(edge.client(tcp, remote, transport, place)).await;
+                Box::pin(edge.client(tcp, remote, transport, place, newcomer)).await;
             });
         }
+    }
+
+    /// The next client for whom there is room. Cancel safe, but for the one that waits for room.
+    async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, Newcomer) {
+        let (tcp, remote) = listener::accept(listener, self.metrics.accept_errors()).await;
+        (tcp, remote, self.pending.enter().await)
     }
 
     fn place(&self) -> Option<Place> {
@@ -100,14 +108,21 @@ impl Edge {
         open.or_else(|| self.waiting.take().map(Place::Waiting))
     }
 
-    async fn client(&self, tcp: TcpStream, remote: SocketAddr, transport: Transport, place: Place) {
+    async fn client(
+        &self,
+        tcp: TcpStream,
+        remote: SocketAddr,
+        transport: Transport,
+        place: Place,
+        newcomer: Newcomer,
+    ) {
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
         match transport {
             Transport::Plain => {
                 let read_buffer = READ_BUFFER_PLAIN;
                 let place = Some(place);
                 let caller = Caller { remote, certificate: None, read_buffer, place };
-                Box::pin(self.http(tcp, caller)).await;
+                Box::pin(self.http(tcp, caller, newcomer)).await;
             }
             Transport::Tls(acceptor) => {
                 let accepting = Box::pin(acceptor.accept(tcp, self.limits.tls_timeout.get()));
@@ -115,6 +130,11 @@ impl Edge {
                 let accepted = tokio::select! {
                     accepted = accepting => accepted,
                     () = self.tasks.stopping() => return,
+                    () = newcomer.evicted() => {
+                        self.metrics.tls_handshake("evicted");
+                        tracing::debug!(%remote, "TLS handshake made room for another");
+                        return;
+                    }
                 };
                 match accepted {
                     Ok(tls) => {
@@ -123,7 +143,7 @@ impl Edge {
                         let read_buffer = READ_BUFFER_TLS;
                         let place = Some(place);
                         let caller = Caller { remote, certificate, read_buffer, place };
-                        Box::pin(self.http(tls, caller)).await;
+                        Box::pin(self.http(tls, caller, newcomer)).await;
                     }
                     Err(error) => {
                         self.metrics.tls_handshake(error.reason());
@@ -135,18 +155,19 @@ impl Edge {
     }
 
     /// HTTP/1.1 until an upgrade, an error, or the stop of the node. TLS agreed on nothing else.
-    async fn http<S>(&self, io: S, caller: Caller)
+    async fn http<S>(&self, io: S, caller: Caller, newcomer: Newcomer)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let head_timeout = self.limits.head_timeout.get();
-        let (io, head) = Head::new(io, head_timeout);
+        let newcomer = Arc::new(newcomer);
+        let io = Head::new(io, head_timeout, Arc::clone(&newcomer));
         let remote = caller.remote;
         // A handshake's answer, yes or no, is the last on its stream, so one caller is enough.
         let caller = Mutex::new(Some(caller));
         let no_handshake_yet = || caller.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         let service = service_fn(|request: Request<Incoming>| {
-            head.set();
+            newcomer.asked();
             let is_console = self.is_console(&request);
             let caller = match is_console {
                 true => None,
@@ -174,7 +195,7 @@ impl Edge {
             served = connection.as_mut() => served,
             () = self.tasks.stopping() => {
                 // Nobody asked for anything on this stream yet.
-                if !head.is_set() {
+                if !newcomer.has_asked() {
                     return;
                 }
                 // The stream of a handshake ends with its answer. Shutting it down would make hyper
@@ -201,8 +222,10 @@ impl Edge {
 /// What was wrong with the head; none when the client left.
 fn bad_head(error: &hyper::Error) -> Option<BadHead> {
     let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    let is_late = io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
-    if is_late || error.is_timeout() {
+    let kind = io.map(io::Error::kind);
+    if kind == Some(head::EVICTED) {
+        Some(BadHead::Evicted)
+    } else if kind == Some(head::LATE) || error.is_timeout() {
         Some(BadHead::Late)
     } else if error.is_parse_too_large() {
         Some(BadHead::TooLarge)

@@ -13,7 +13,7 @@ use crate::handshake::{Door, Doorkeeper, Gate, Routes};
 use crate::http_client::Client;
 use crate::hub::Table;
 use crate::id::NodeId;
-use crate::limits::Permits;
+use crate::limits::{Admission, Memory, Pending, Permits, Watch};
 use crate::metrics::Metrics;
 use crate::nats::Nats;
 use crate::relay::{Hold, Relay};
@@ -29,6 +29,8 @@ pub(super) struct Parts {
     pub(super) acceptor: Option<Acceptor>,
     pub(super) verifier: Option<Verifier>,
     pub(super) metrics: Metrics,
+    pub(super) admission: Arc<Admission>,
+    pub(super) memory: Option<Watch>,
 }
 
 /// Clients over `max_connections` that wait for their refusal at the same time.
@@ -62,9 +64,12 @@ pub(super) async fn parts(config: &Config, crews: &Crews) -> Result<Parts, Serve
         let door = door(config, place, route, verifier.as_ref(), nats.as_ref(), &hold, &metrics)?;
         Ok((route.path.clone(), door))
     });
+    let (memory, watch) = memory(config, &metrics);
+    let admission = Arc::new(Admission::new(&config.limits, memory));
     let doorkeeper = Doorkeeper {
         routes: Routes::new(doors.collect::<Result<Vec<_>, ServerError>>()?),
         node: id,
+        admission: Arc::clone(&admission),
         table: table.clone(),
         farewells: Farewells {
             tasks: crews.connections.clone(),
@@ -77,6 +82,7 @@ pub(super) async fn parts(config: &Config, crews: &Crews) -> Result<Parts, Serve
         doorkeeper,
         places: Permits::new(config.limits.max_connections),
         waiting: Permits::new(WAITING),
+        pending: Pending::new(config.limits.max_pending),
         limits: config.limits,
         console: config.listeners.console,
         metrics: metrics.clone(),
@@ -89,7 +95,28 @@ pub(super) async fn parts(config: &Config, crews: &Crews) -> Result<Parts, Serve
         places: Permits::new(OPERATORS),
         tasks: crews.background.clone(),
     });
-    Ok(Parts { id, edge, admin, table, nats, acceptor, verifier, metrics })
+    Ok(Parts {
+        id,
+        edge,
+        admin,
+        table,
+        nats,
+        acceptor,
+        verifier,
+        metrics,
+        admission,
+        memory: watch,
+    })
+}
+
+/// Where newcomers see how short memory is, and who looks at it; nobody where the kernel does not say.
+fn memory(config: &Config, metrics: &Metrics) -> (Memory, Option<Watch>) {
+    let memory = Memory::default();
+    let watch = Watch::open(config.limits.memory, memory.clone(), metrics.clone());
+    if let Err(error) = &watch {
+        tracing::warn!(%error, "memory is not watched");
+    }
+    (memory, watch.ok())
 }
 
 /// One route, ready for work.

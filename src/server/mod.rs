@@ -5,6 +5,7 @@
 
 mod build;
 mod drain;
+mod memory;
 mod error;
 
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use crate::config::{Config, Jwt, Shutdown};
 use crate::edge::{Edge, Transport, listen};
 use crate::hub::Table;
 use crate::id::NodeId;
+use crate::limits::{Admission, Watch};
 use crate::metrics::Metrics;
 use crate::nats::Nats;
 use crate::task::Tasks;
@@ -41,6 +43,9 @@ pub struct Node {
     /// The checker of tokens, and what it was made from.
     verifier: Option<(Verifier, Jwt)>,
     metrics: Metrics,
+    admission: Arc<Admission>,
+    /// None where the kernel does not say how much memory is used.
+    memory: Option<Watch>,
     crews: Crews,
     shutdown: Shutdown,
     /// The most bytes that an event over NATS may take.
@@ -103,6 +108,8 @@ impl Node {
             acceptor: parts.acceptor,
             verifier: parts.verifier.zip(config.jwt.clone()),
             metrics: parts.metrics,
+            admission: parts.admission,
+            memory: parts.memory,
             crews,
             shutdown: config.shutdown,
             largest_event: largest_event(&config),
@@ -155,13 +162,15 @@ impl Node {
             announce(&listener, "admin");
             self.crews.background.spawn("admin", admin.serve(listener));
         }
+        let admission = Arc::clone(&self.admission);
+        self.until_the_end("admission", async move { admission.tidy().await });
+        if let Some(watch) = self.memory.take() {
+            self.until_the_end("memory", watch.run(|_| ()));
+        }
         if let Some(nats) = self.nats.clone() {
-            let (tasks, largest) = (self.crews.background.clone(), self.largest_event);
-            self.crews.background.spawn("payload limit", async move {
-                tokio::select! {
-                    () = tasks.stopping() => {}
-                    () = compare_payload_limit(&nats, largest) => {}
-                }
+            let largest = self.largest_event;
+            self.until_the_end("payload limit", async move {
+                compare_payload_limit(&nats, largest).await;
             });
         }
         if let Some(acceptor) = &self.acceptor {
@@ -170,6 +179,20 @@ impl Node {
             let watch = acceptor.clone().watch(self.metrics.clone(), stopping);
             self.crews.background.spawn("certificates", watch);
         }
+    }
+
+    /// Runs what serves the node as long as it lives.
+    fn until_the_end<F>(&self, name: &'static str, work: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let tasks = self.crews.background.clone();
+        self.crews.background.spawn(name, async move {
+            tokio::select! {
+                () = tasks.stopping() => {}
+                () = work => {}
+            }
+        });
     }
 
     /// Looks at the files again that may have changed; what cannot be used is logged and the old kept.
