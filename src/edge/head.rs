@@ -30,11 +30,6 @@ struct Wait {
     deadline: Pin<Box<Sleep>>,
 }
 
-/// The error of a head that did not come in time.
-pub(super) const LATE: io::ErrorKind = io::ErrorKind::TimedOut;
-/// The error of a client that has to make room.
-pub(super) const EVICTED: io::ErrorKind = io::ErrorKind::ResourceBusy;
-
 impl<S> Head<S> {
     /// A stream whose first head must be whole within `timeout`.
     pub(super) fn new(io: S, timeout: Duration, newcomer: Arc<Newcomer>) -> Self {
@@ -43,22 +38,21 @@ impl<S> Head<S> {
 }
 
 impl Wait {
-    /// Ready with what ends the wait before a head is here.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::ErrorKind> {
+    /// Ready with the answer and the error that end the wait before a head is here.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<(String, io::ErrorKind)> {
         if self.deadline.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(LATE);
+            return Poll::Ready((answer("408 Request Timeout", ""), io::ErrorKind::TimedOut));
         }
-        self.newcomer.poll_evicted(cx).map(|()| EVICTED)
+        self.newcomer.poll_evicted(cx).map(|()| {
+            let retry = format!("retry-after: {}\r\n", retry_after());
+            (answer("503 Service Unavailable", &retry), io::ErrorKind::ResourceBusy)
+        })
     }
 }
 
-/// The answer to whom did not send a head.
-fn answer(end: io::ErrorKind) -> String {
-    let (status, retry) = match end {
-        EVICTED => ("503 Service Unavailable", format!("retry-after: {}\r\n", retry_after())),
-        _ => ("408 Request Timeout", String::new()),
-    };
-    format!("HTTP/1.1 {status}\r\n{retry}connection: close\r\ncontent-length: 0\r\n\r\n")
+/// The last words to a client that did not send a head.
+fn answer(status: &str, fields: &str) -> String {
+    format!("HTTP/1.1 {status}\r\n{fields}connection: close\r\ncontent-length: 0\r\n\r\n")
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Head<S> {
@@ -71,11 +65,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Head<S> {
         if let Some(wait) = &mut this.wait {
             if wait.newcomer.has_asked() {
                 this.wait = None;
-            } else if let Poll::Ready(end) = wait.poll_end(cx) {
+            } else if let Poll::Ready((answer, kind)) = wait.poll_end(cx) {
                 // Best effort: a client that does not read has no room for it either.
-                let _ = Pin::new(&mut this.io).poll_write(cx, answer(end).as_bytes());
+                let _ = Pin::new(&mut this.io).poll_write(cx, answer.as_bytes());
                 let _ = Pin::new(&mut this.io).poll_flush(cx);
-                return Poll::Ready(Err(end.into()));
+                return Poll::Ready(Err(kind.into()));
             }
         }
         Pin::new(&mut this.io).poll_read(cx, buf)

@@ -206,10 +206,15 @@ impl Edge {
                 connection.await
             }
         };
+        let fault = match &served {
+            _ if newcomer.is_evicted() => Some(BadHead::Evicted),
+            Err(error) => bad_head(error).filter(|_| no_handshake_yet()),
+            Ok(()) => None,
+        };
+        if let Some(fault) = fault {
+            self.doorkeeper.unread(remote, fault);
+        }
         if let Err(error) = served {
-            if let Some(fault) = bad_head(&error).filter(|_| no_handshake_yet()) {
-                self.doorkeeper.unread(remote, fault);
-            }
             tracing::debug!(%remote, %error, "HTTP connection failed");
         }
     }
@@ -222,10 +227,8 @@ impl Edge {
 /// What was wrong with the head; none when the client left.
 fn bad_head(error: &hyper::Error) -> Option<BadHead> {
     let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    let kind = io.map(io::Error::kind);
-    if kind == Some(head::EVICTED) {
-        Some(BadHead::Evicted)
-    } else if kind == Some(head::LATE) || error.is_timeout() {
+    let is_late = io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
+    if is_late || error.is_timeout() {
         Some(BadHead::Late)
     } else if error.is_parse_too_large() {
         Some(BadHead::TooLarge)

@@ -33,7 +33,7 @@ struct Room {
     max: usize,
     /// The lock is held for one look at the oldest and a change.
     queue: Mutex<Queue>,
-    /// Told of each place that becomes free; one waits for each listener.
+    /// Told of each place that becomes free. Who accepts waits, so one at most for each listener.
     freed: Notify,
 }
 
@@ -112,13 +112,16 @@ impl Newcomer {
         self.stage.has_asked.load(Ordering::Relaxed)
     }
 
+    /// Whether the client had to make room before its request head was here.
+    #[must_use]
+    pub fn is_evicted(&self) -> bool {
+        self.stage.is_evicted.load(Ordering::Acquire) && !self.has_asked()
+    }
+
     /// Ready once the client has to make room for another one. The last task that asks is told.
     pub fn poll_evicted(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.stage.waker.register(cx.waker());
-        match self.stage.is_evicted.load(Ordering::Acquire) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
+        if self.is_evicted() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Ends once the client has to make room for another one. Cancel safe.
@@ -156,13 +159,10 @@ impl Stage {
 mod tests {
     use super::*;
     use futures_util::FutureExt;
-    use tokio::time::{advance, timeout};
+    use futures_util::stream::{FuturesUnordered, StreamExt};
+    use tokio::time::{advance, sleep, timeout};
 
     const HALF: Duration = Duration::from_millis(500);
-
-    fn is_evicted(newcomer: &Newcomer) -> bool {
-        newcomer.evicted().now_or_never().is_some()
-    }
 
     async fn full(max: usize) -> (Pending, Vec<Newcomer>) {
         let pending = Pending::new(max);
@@ -178,9 +178,12 @@ mod tests {
         let (pending, mut slow) = full(2).await;
         advance(2 * GRACE).await;
         slow.push(pending.enter().now_or_never().unwrap());
-        assert_eq!(slow.iter().map(is_evicted).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(slow.iter().map(Newcomer::is_evicted).collect::<Vec<_>>(), [true, false, false]);
         slow.push(pending.enter().now_or_never().unwrap());
-        assert_eq!(slow.iter().map(is_evicted).collect::<Vec<_>>(), [true, true, false, false]);
+        assert_eq!(
+            slow.iter().map(Newcomer::is_evicted).collect::<Vec<_>>(),
+            [true, true, false, false]
+        );
         drop(slow);
         assert!(pending.0.queue().waiting.is_empty());
     }
@@ -190,10 +193,10 @@ mod tests {
         let (pending, young) = full(3).await;
         let started = Instant::now();
         assert!(timeout(HALF, pending.enter()).await.is_err());
-        assert!(!young.iter().any(is_evicted));
+        assert!(!young.iter().any(Newcomer::is_evicted));
         let _newcomer = pending.enter().await;
         assert_eq!(started.elapsed(), GRACE);
-        assert!(is_evicted(&young[0]) && !is_evicted(&young[1]));
+        assert!(young[0].is_evicted() && !young[1].is_evicted());
     }
 
     #[tokio::test(start_paused = true)]
@@ -201,17 +204,40 @@ mod tests {
         let (pending, mut young) = full(2).await;
         let started = Instant::now();
         let (first, second, ()) = tokio::join!(pending.enter(), pending.enter(), async {
-            tokio::time::sleep(HALF / 2).await;
+            sleep(HALF / 2).await;
             young[0].asked();
             drop(young.pop());
         });
         assert_eq!(started.elapsed(), HALF / 2);
-        assert!(young[0].has_asked() && !is_evicted(&young[0]));
+        assert!(young[0].has_asked() && !young[0].is_evicted());
         assert!(!first.has_asked() && !second.has_asked());
         advance(2 * GRACE).await;
         let _third = pending.enter().await;
-        assert!(!is_evicted(&young[0]), "who has asked is not pending");
-        assert!(is_evicted(&first));
+        assert!(!young[0].is_evicted(), "who has asked is not pending");
+        assert!(first.is_evicted());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_storm_of_honest_clients_nobody_is_dropped() {
+        let pending = Pending::new(100);
+        let started = Instant::now();
+        let mut storm = FuturesUnordered::new();
+        for _ in 0..1000 {
+            let newcomer = loop {
+                tokio::select! {
+                    newcomer = pending.enter() => break newcomer,
+                    Some(done) = storm.next() => assert!(!Newcomer::is_evicted(&done)),
+                }
+            };
+            storm.push(async move {
+                sleep(HALF).await;
+                newcomer
+            });
+        }
+        while let Some(done) = storm.next().await {
+            assert!(!done.is_evicted());
+        }
+        assert_eq!(started.elapsed(), 10 * HALF, "a hundred at a time");
     }
 
     #[tokio::test(start_paused = true)]

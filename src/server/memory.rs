@@ -1,7 +1,6 @@
 //! Whom to close when memory is very short.
 
 /// Outboxes below this are not worth a lost connection.
-#[cfg_attr(not(test), expect(dead_code, reason = "the call comes with the outboxes"))]
 const TINY: usize = 16 * 1024;
 
 /// The owners of the largest outboxes, as many as it takes to free `excess` bytes; of all that are

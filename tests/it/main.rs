@@ -16,6 +16,7 @@ mod harness;
 mod tidy;
 mod handshakes;
 mod refusals;
+mod admission;
 mod tokens;
 mod tls;
 mod relaying;

@@ -245,7 +245,7 @@ fn the_node() {
         ("limits: {memory: {max: 1}}", "limits.memory.max: expected 1MiB to 64GiB, found 1"),
         (
             "limits: {memory: {refuse_above: 0}}",
-            "limits.memory.refuse_above: expected 1 to 100, found 0",
+            "limits.memory.refuse_above: expected 10 to 100, found 0",
         ),
         (
             "limits: {memory: {refuse_above: 90, shed_above: 89}}",

@@ -56,8 +56,8 @@ fn memory(memory: &Memory, most: Size, findings: &mut Findings) {
     if let MemoryMax::Size(size) = memory.max {
         findings.range("limits.memory.max", size, Size::kib(1024), most);
     }
-    findings.range("limits.memory.refuse_above", memory.refuse_above, 1, 100);
-    let least = memory.refuse_above.clamp(1, 100);
+    findings.range("limits.memory.refuse_above", memory.refuse_above, 10, 100);
+    let least = memory.refuse_above.clamp(10, 100);
     findings.range("limits.memory.shed_above", memory.shed_above, least, 100);
 }
 

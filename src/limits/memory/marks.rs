@@ -44,11 +44,12 @@ impl Marks {
 
     /// Takes a reading; gives the bytes that must be freed now, down to the lower mark.
     pub(super) fn judge(&mut self, reading: Reading, now: Instant) -> Option<u64> {
-        let above =
-            |mark, is_over| reading.is_above(if is_over { mark - SLACK.min(mark) } else { mark });
-        self.level = if above(self.shed_above, self.level == Level::Shedding) {
+        let is_above = |mark: u8, was_above| {
+            reading.is_above(if was_above { mark.saturating_sub(SLACK) } else { mark })
+        };
+        self.level = if is_above(self.shed_above, self.level == Level::Shedding) {
             Level::Shedding
-        } else if above(self.refuse_above, self.level >= Level::Refusing) {
+        } else if is_above(self.refuse_above, self.level >= Level::Refusing) {
             Level::Refusing
         } else {
             Level::Calm
@@ -60,7 +61,7 @@ impl Marks {
             return None;
         }
         self.shed = Some((now, reading.used));
-        Some(reading.used - reading.part(self.refuse_above))
+        Some(reading.used.saturating_sub(reading.part(self.refuse_above)))
     }
 }
 

@@ -83,7 +83,10 @@ impl Watch {
             used_bytes = reading.used,
             "memory is watched"
         );
-        Ok(Self { memory, source, marks: Marks::new(config), metrics })
+        let mut watch = Self { memory, source, marks: Marks::new(config), metrics };
+        // A node that is short from the start refuses the first newcomer; there is nobody to close.
+        watch.judge(reading, |_| ());
+        Ok(watch)
     }
 
     /// Watches for ever. `shed` is told of the bytes that must be freed. Cancel safe.
