@@ -5,6 +5,7 @@
 
 mod units;
 mod secret;
+mod network;
 mod listeners;
 mod jwt;
 mod nats;
@@ -32,10 +33,12 @@ pub use error::{ConfigError, Position, Problem};
 pub use jwt::{Jwks, Jwt, JwtAlgorithm, JwtClaims, JwtKey, JwtSources};
 pub use limits::{HandshakeRate, Limits, Memory, MemoryMax};
 pub use listeners::{
-    Admin, Certificate, ClientCertificate, Listeners, Plain, Public, Tls, TlsVersion,
+    Admin, Certificate, ClientCertificate, Forwarded, ForwardedHeader, Listeners, Plain,
+    ProxyProtocol, Public, Tls, TlsVersion,
 };
 pub use load::Format;
 pub use nats::{Nats, NatsTls};
+pub use network::Network;
 pub use plan::{
     ConnectionRates, DEFAULT_PLAN, InboundRates, LimitAction, Plan, Rate, Rates, UserRates,
 };

@@ -6,14 +6,19 @@ mod admission;
 mod addresses;
 mod handshakes;
 mod network;
-mod clock;
 mod memory;
+mod rates;
+mod users;
+mod bucket;
+mod clock;
 
 pub use addresses::{AddressPermit, Addresses};
 pub use admission::{Admission, Denied};
 pub use memory::{Memory, MemoryError, Watch};
 pub use pending::{Newcomer, Pending};
 pub use permits::{Permit, Permits};
+pub use rates::{Gate, Limited, Rates, Verdict};
+pub use users::{UserRates, Users};
 
 /// What an open connection holds of the node's bounds.
 #[derive(Debug)]

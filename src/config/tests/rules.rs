@@ -60,6 +60,47 @@ fn doors() {
 }
 
 #[test]
+fn who_is_believed_at_a_door() {
+    let with = |keys: &str| format!("listeners: {{plain: {{address: '[::]:0', {keys}}}}}");
+    for (keys, expected) in [
+        (
+            "proxy_protocol: {trusted: []}",
+            "listeners.plain.proxy_protocol.trusted: expected the networks of the proxies, as \
+             `[10.0.0.0/8]`",
+        ),
+        ("proxy_protocol: {}", "listeners.plain.proxy_protocol: "),
+        (
+            "proxy_protocol: {trusted: [10.0.0.0/8], timeout: 2m}",
+            "listeners.plain.proxy_protocol.timeout: expected 100ms to 1m, found 2m",
+        ),
+        (
+            "proxy_protocol: {trusted: [10.0.0.0/8, lan]}",
+            "listeners.plain.proxy_protocol.trusted[1]: expected a network such as 10.0.0.0/8",
+        ),
+        (
+            "forwarded: {header: x-forwarded-for, trusted: []}",
+            "listeners.plain.forwarded.trusted: expected the networks of the proxies",
+        ),
+        (
+            "forwarded: {header: forwarded, trusted: [10.0.0.1/8]}",
+            "listeners.plain.forwarded.trusted[0]: `10.0.0.1/8` has bits after its prefix; write \
+             10.0.0.0/8",
+        ),
+        ("forwarded: {trusted: [10.0.0.0/8]}", "listeners.plain.forwarded"),
+        (
+            "forwarded: {header: x-real-ip, trusted: [10.0.0.0/8]}",
+            "listeners.plain.forwarded.header: ",
+        ),
+    ] {
+        refused(&[(with(keys).as_str(), expected)]);
+    }
+    accepted(&[&with(
+        "proxy_protocol: {trusted: [192.0.2.1, '::/0'], timeout: 100ms}, \
+         forwarded: {header: forwarded, trusted: [0.0.0.0/0]}",
+    )]);
+}
+
+#[test]
 fn nats() {
     refused(&[
         ("nats: {servers: []}", "nats.servers: expected at least one server"),
