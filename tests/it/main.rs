@@ -23,6 +23,7 @@ mod tls;
 mod relaying;
 mod outages;
 mod connections;
+mod limits;
 mod operators;
 mod commands;
 mod clients;
