@@ -25,7 +25,7 @@
 //! connection                                     one connection's life: machine, driver, socket
 //! auth  relay                                    who is it | event -> outcome
 //! hub                                            all connections, and the line to each
-//! limits                                         places for a bounded number of things
+//! limits                                         places, rates, memory
 //! nats  http_client                              connections, subjects, reply inbox | key sets
 //! tls   task                                     certificates, acceptor | spawn, stop, backoff
 //! id  close  message  config  event  metrics     ground

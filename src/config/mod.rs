@@ -11,6 +11,7 @@ mod jwt;
 mod nats;
 mod plan;
 mod route;
+mod limits;
 mod load;
 mod source;
 mod environment;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use environment::process_environment;
 pub use error::{ConfigError, Position, Problem};
 pub use jwt::{Jwks, Jwt, JwtAlgorithm, JwtClaims, JwtKey, JwtSources};
+pub use limits::{HandshakeRate, Limits, Memory, MemoryMax};
 pub use listeners::{
     Admin, Certificate, ClientCertificate, Forwarded, ForwardedHeader, Listeners, Plain,
     ProxyProtocol, Public, Tls, TlsVersion,
@@ -94,24 +96,6 @@ pub struct Heartbeat {
     pub message_timeout: Period,
 }
 
-/// Bounds of the whole node.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Open client connections, handshakes included. Default: 50000. Each takes a file descriptor.
-    pub max_connections: usize,
-    /// Time from accepting a TCP connection until its TLS handshake is done. Default: `10s`.
-    pub tls_timeout: Period,
-    /// Time for a whole HTTP request head. Default: `10s`.
-    pub head_timeout: Period,
-    /// Bytes of an HTTP request head. Default: `16KiB`.
-    pub max_head: Size,
-    /// Header fields of a request. Default: 64.
-    pub max_headers: usize,
-    /// Bytes of messages that wait for a backend, in the whole node. Default: `64MiB`.
-    pub max_held: Size,
-}
-
 /// How the node stops on SIGTERM, or on `POST /drain` at the admin listener.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -154,19 +138,6 @@ impl Default for Heartbeat {
             close_timeout: Period::secs(5),
             write_timeout: Period::secs(10),
             message_timeout: Period::secs(30),
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_connections: 50_000,
-            tls_timeout: Period::secs(10),
-            head_timeout: Period::secs(10),
-            max_head: Size::kib(16),
-            max_headers: 64,
-            max_held: Size::kib(64 * 1024),
         }
     }
 }

@@ -36,7 +36,7 @@ use tokio::time::{Instant, timeout};
 use crate::config::Heartbeat;
 use crate::event::{Peer, State, Trace};
 use crate::hub::{Mailbox, Registered};
-use crate::limits::{Permit, Rates};
+use crate::limits::{Rates, Seat};
 use crate::relay::Relay;
 
 use driver::Driver;
@@ -72,7 +72,7 @@ pub struct Accepted {
     /// Its place in the table of connections.
     pub registered: Registered,
     /// Its place among the open connections.
-    pub permit: Permit,
+    pub seat: Seat,
     /// How its last event is delivered.
     pub farewells: Farewells,
 }
@@ -86,8 +86,7 @@ pub fn run<S>(io: S, accepted: Accepted) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let Accepted { peer, relay, trace, heartbeat, rates, mailbox, registered, permit, .. } =
-        accepted;
+    let Accepted { peer, relay, trace, heartbeat, rates, mailbox, registered, seat, .. } = accepted;
     let farewells = accepted.farewells;
     relay.metrics().opened();
     let machine = Machine::new(
@@ -105,7 +104,7 @@ where
     async move {
         let exit = (&mut driver).await;
         let last = Box::pin(ending::leave(driver, exit, close_timeout.get())).await;
-        drop((registered, permit));
+        drop((registered, seat));
         Box::pin(last.deliver(&farewells)).await;
     }
 }

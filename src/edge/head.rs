@@ -1,51 +1,58 @@
 //! A deadline for the first request head of a connection, with the answer it deserves.
 //!
 //! hyper bounds the time of a head, too, but only drops the stream. RFC 9110 section 15.5.9 has a
-//! status for it, so the stream below hyper says it.
+//! status for it, so the stream below hyper says it; and that another client needs the place.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A stream that answers 408 and ends when no head came in time.
+use crate::handshake::retry_after;
+use crate::limits::Newcomer;
+
+/// A stream that answers 408 and ends when no head came in time, and 503 when its client has to make
+/// room before.
 #[derive(Debug)]
 pub(super) struct Head<S> {
     io: S,
     /// Gone once the head is here.
-    deadline: Option<Pin<Box<Sleep>>>,
-    done: HeadDone,
+    wait: Option<Wait>,
 }
 
-/// Says that the head is here. Clones say it for the same stream.
-#[derive(Debug, Clone, Default)]
-pub(super) struct HeadDone(Arc<AtomicBool>);
-
-const TIMEOUT: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+#[derive(Debug)]
+struct Wait {
+    newcomer: Arc<Newcomer>,
+    deadline: Pin<Box<Sleep>>,
+}
 
 impl<S> Head<S> {
     /// A stream whose first head must be whole within `timeout`.
-    pub(super) fn new(io: S, timeout: Duration) -> (Self, HeadDone) {
-        let done = HeadDone::default();
-        let deadline = Some(Box::pin(sleep(timeout)));
-        (Self { io, deadline, done: done.clone() }, done)
+    pub(super) fn new(io: S, timeout: Duration, newcomer: Arc<Newcomer>) -> Self {
+        Self { io, wait: Some(Wait { newcomer, deadline: Box::pin(sleep(timeout)) }) }
     }
 }
 
-impl HeadDone {
-    pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+impl Wait {
+    /// Ready with the answer and the error that end the wait before a head is here.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<(String, io::ErrorKind)> {
+        if self.deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready((answer("408 Request Timeout", ""), io::ErrorKind::TimedOut));
+        }
+        self.newcomer.poll_evicted(cx).map(|()| {
+            let retry = format!("retry-after: {}\r\n", retry_after());
+            (answer("503 Service Unavailable", &retry), io::ErrorKind::ResourceBusy)
+        })
     }
+}
 
-    pub(super) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
+/// The last words to a client that did not send a head.
+fn answer(status: &str, fields: &str) -> String {
+    format!("HTTP/1.1 {status}\r\n{fields}connection: close\r\ncontent-length: 0\r\n\r\n")
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Head<S> {
@@ -55,14 +62,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Head<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if let Some(deadline) = &mut this.deadline {
-            if this.done.is_set() {
-                this.deadline = None;
-            } else if deadline.as_mut().poll(cx).is_ready() {
+        if let Some(wait) = &mut this.wait {
+            if wait.newcomer.has_asked() {
+                this.wait = None;
+            } else if let Poll::Ready((answer, kind)) = wait.poll_end(cx) {
                 // Best effort: a client that does not read has no room for it either.
-                let _ = Pin::new(&mut this.io).poll_write(cx, TIMEOUT);
+                let _ = Pin::new(&mut this.io).poll_write(cx, answer.as_bytes());
                 let _ = Pin::new(&mut this.io).poll_flush(cx);
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                return Poll::Ready(Err(kind.into()));
             }
         }
         Pin::new(&mut this.io).poll_read(cx, buf)

@@ -30,7 +30,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::{Forwarded, ProxyProtocol};
 use crate::handshake::{BadHead, Caller, Doorkeeper, Place};
-use crate::limits::Permits;
+use crate::limits::{Newcomer, Pending, Permits};
 use crate::metrics::Metrics;
 use crate::task::Tasks;
 
@@ -50,6 +50,8 @@ pub struct Edge {
     pub waiting: Permits,
     /// What newcomers meet, swapped whole when the config changes.
     pub rules: ArcSwap<Rules>,
+    /// Room for clients whose TLS handshake or request head is not here yet.
+    pub pending: Pending,
     /// Whether the console page is served.
     pub console: bool,
     /// Where results are counted.
@@ -85,9 +87,9 @@ impl Edge {
         loop {
             let accepted = tokio::select! {
                 () = self.tasks.stopping() => return,
-                accepted = listener::accept(&listener, self.metrics.accept_errors()) => accepted,
+                accepted = self.accept(&listener) => accepted,
             };
-            let (tcp, remote) = accepted;
+            let (tcp, remote, newcomer) = accepted;
             // Over every bound: nothing is left but to end the stream.
             let Some(place) = self.place() else {
                 self.doorkeeper.dropped();
@@ -95,9 +97,15 @@ impl Edge {
             };
             let edge = Arc::clone(&self);
             self.tasks.spawn("client", async move {
-                Box::pin(edge.client(tcp, remote, transport, place)).await;
+                Box::pin(edge.client(tcp, remote, transport, place, newcomer)).await;
             });
         }
+    }
+
+    /// The next client for whom there is room. Cancel safe, but for the one that waits for room.
+    async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, Newcomer) {
+        let (tcp, remote) = listener::accept(listener, self.metrics.accept_errors()).await;
+        (tcp, remote, self.pending.enter().await)
     }
 
     fn place(&self) -> Option<Place> {
@@ -111,12 +119,13 @@ impl Edge {
         remote: SocketAddr,
         transport: Transport,
         place: Place,
+        newcomer: Newcomer,
     ) {
         let mut remote = canonical(remote);
         let rules = self.rules.load_full();
         let proxies = rules.proxies(transport);
         if let Some(protocol) = &proxies.protocol {
-            let proxied = Box::pin(self.proxied(&mut tcp, remote, protocol)).await;
+            let proxied = Box::pin(self.proxied(&mut tcp, remote, protocol, &newcomer)).await;
             let Some(proxied) = proxied else { return };
             remote = proxied;
         }
@@ -126,7 +135,7 @@ impl Edge {
                 let read_buffer = READ_BUFFER_PLAIN;
                 let place = Some(place);
                 let caller = Caller { remote, certificate: None, read_buffer, place };
-                Box::pin(self.http(tcp, caller, &rules, forwarded)).await;
+                Box::pin(self.http(tcp, caller, &rules, forwarded, newcomer)).await;
             }
             // The listener came with its certificates, and a reload takes neither away.
             (Transport::Tls, None) => {}
@@ -136,6 +145,11 @@ impl Edge {
                 let accepted = tokio::select! {
                     accepted = accepting => accepted,
                     () = self.tasks.stopping() => return,
+                    () = newcomer.evicted() => {
+                        self.metrics.tls_handshake("evicted");
+                        tracing::debug!(%remote, "TLS handshake made room for another");
+                        return;
+                    }
                 };
                 match accepted {
                     Ok(tls) => {
@@ -144,7 +158,7 @@ impl Edge {
                         let read_buffer = READ_BUFFER_TLS;
                         let place = Some(place);
                         let caller = Caller { remote, certificate, read_buffer, place };
-                        Box::pin(self.http(tls, caller, &rules, forwarded)).await;
+                        Box::pin(self.http(tls, caller, &rules, forwarded, newcomer)).await;
                     }
                     Err(error) => {
                         self.metrics.tls_handshake(error.reason());
@@ -162,10 +176,16 @@ impl Edge {
         tcp: &mut TcpStream,
         remote: SocketAddr,
         protocol: &ProxyProtocol,
+        newcomer: &Newcomer,
     ) -> Option<SocketAddr> {
         let read = tokio::select! {
             read = proxy::read(tcp, remote, protocol) => read,
             () = self.tasks.stopping() => return None,
+            () = newcomer.evicted() => {
+                self.metrics.proxy_protocol("evicted");
+                tracing::debug!(%remote, "PROXY header made room for another");
+                return None;
+            }
         };
         match read {
             Ok(peer) => {
@@ -181,18 +201,25 @@ impl Edge {
     }
 
     /// HTTP/1.1 until an upgrade, an error, or the stop of the node. TLS agreed on nothing else.
-    async fn http<S>(&self, io: S, caller: Caller, rules: &Rules, forwarded: Option<&Forwarded>)
-    where
+    async fn http<S>(
+        &self,
+        io: S,
+        caller: Caller,
+        rules: &Rules,
+        forwarded: Option<&Forwarded>,
+        newcomer: Newcomer,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let head_timeout = rules.limits.head_timeout.get();
-        let (io, head) = Head::new(io, head_timeout);
+        let newcomer = Arc::new(newcomer);
+        let io = Head::new(io, head_timeout, Arc::clone(&newcomer));
         let remote = caller.remote;
         // A handshake's answer, yes or no, is the last on its stream, so one caller is enough.
         let caller = Mutex::new(Some(caller));
         let no_handshake_yet = || caller.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         let service = service_fn(|request: Request<Incoming>| {
-            head.set();
+            newcomer.asked();
             let is_console = self.is_console(&request);
             let mut caller = match is_console {
                 true => None,
@@ -225,7 +252,7 @@ impl Edge {
             served = connection.as_mut() => served,
             () = self.tasks.stopping() => {
                 // Nobody asked for anything on this stream yet.
-                if !head.is_set() {
+                if !newcomer.has_asked() {
                     return;
                 }
                 // The stream of a handshake ends with its answer. Shutting it down would make hyper
@@ -236,10 +263,15 @@ impl Edge {
                 connection.await
             }
         };
+        let fault = match &served {
+            _ if newcomer.is_evicted() => Some(BadHead::Evicted),
+            Err(error) => bad_head(error).filter(|_| no_handshake_yet()),
+            Ok(()) => None,
+        };
+        if let Some(fault) = fault {
+            self.doorkeeper.unread(remote, fault);
+        }
         if let Err(error) = served {
-            if let Some(fault) = bad_head(&error).filter(|_| no_handshake_yet()) {
-                self.doorkeeper.unread(remote, fault);
-            }
             tracing::debug!(%remote, %error, "HTTP connection failed");
         }
     }

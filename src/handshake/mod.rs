@@ -2,7 +2,7 @@
 //! behind a 101 or a refusal goes out. Nothing reaches a backend before every check that needs none.
 //!
 //! ```text
-//! request -> route -> opening -> origin -> identity (token, certificate) -> connect event -> 101
+//! request -> route -> opening -> admission -> origin -> identity (token, certificate) -> connect event -> 101
 //! ```
 
 mod attempt;
@@ -28,7 +28,7 @@ use crate::connection::Farewells;
 use crate::event::{Certificate, Peer, Trace};
 use crate::hub::Table;
 use crate::id::{ConnectionId, NodeId};
-use crate::limits::{Permit, Users};
+use crate::limits::{Admission, Permit, Seat, Users};
 use crate::metrics::Metrics;
 use crate::relay::Relay;
 
@@ -38,7 +38,7 @@ use origin::{Origins, Trust};
 use refusal::Refusal;
 
 pub use plans::Plans;
-pub use refusal::BadHead;
+pub use refusal::{BadHead, retry_after};
 pub use routes::Routes;
 
 /// The 101 and refusals name the connection, so that a user's report leads to the log line.
@@ -49,6 +49,8 @@ const CONNECTION_ID: HeaderName = HeaderName::from_static("moorline-connection-i
 pub struct Doorkeeper {
     /// This node.
     pub node: NodeId,
+    /// Who is looked at at all.
+    pub admission: Arc<Admission>,
     /// Where accepted connections are entered.
     pub table: Table,
     /// Where their tasks run, and how their last events are delivered.
@@ -204,7 +206,8 @@ impl Doorkeeper {
                 return Ok(self.upgrade_to_close(request, door, &opening, attempt, code, &refusal));
             }
         };
-        let Some(Place::Open(permit)) = attempt.caller.place.take() else {
+        let (place, address) = (attempt.caller.place.take(), attempt.address.take());
+        let (Some(Place::Open(node)), Some(address)) = (place, address) else {
             return Err(Refusal::Full);
         };
         let peer = Arc::new(Peer {
@@ -219,7 +222,7 @@ impl Doorkeeper {
         });
         attempt.accepted();
         let buffer = attempt.caller.read_buffer;
-        Ok(self.upgrade(request, door, &opening, admitted, peer, buffer, permit))
+        Ok(self.upgrade(request, door, &opening, admitted, peer, buffer, Seat { node, address }))
     }
 
     /// Everything that a well-formed handshake may still be refused for.
@@ -237,6 +240,7 @@ impl Doorkeeper {
         if !matches!(attempt.caller.place, Some(Place::Open(_))) {
             return Err(Refusal::Full);
         }
+        attempt.address = Some(self.admission.admit(attempt.caller.remote.ip())?);
         let origins = request.headers().get_all(http::header::ORIGIN).iter();
         if !door.origins.allow(origins.map(http::HeaderValue::as_bytes)) {
             return Err(Refusal::Origin);

@@ -11,6 +11,7 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 
 use crate::id::ConnectionId;
+use crate::limits::Denied;
 
 /// What is wrong with a request head that could not be read. Its client was answered by the HTTP
 /// library, or not at all.
@@ -22,6 +23,8 @@ pub enum BadHead {
     TooLarge,
     /// It was not whole in time.
     Late,
+    /// It was not whole yet when another client needed the place.
+    Evicted,
 }
 
 /// Why a handshake is refused.
@@ -63,16 +66,19 @@ pub(super) enum Refusal {
     NoKeys,
     /// No place for another connection.
     Full,
+    /// One of the bounds on newcomers is reached.
+    Denied(Denied),
     /// The node is shutting down.
     Draining,
 }
 
 impl Refusal {
     /// Every word that [`result`](Self::result) says.
-    pub(super) const RESULTS: [&'static str; 21] = [
+    pub(super) const RESULTS: [&'static str; 26] = [
         "bad-head",
         "head-too-large",
         "head-timeout",
+        "evicted",
         "bad-request",
         "no-token",
         "bad-token",
@@ -90,6 +96,10 @@ impl Refusal {
         "backend-timeout",
         "no-keys",
         "full",
+        "memory",
+        "handshake-rate",
+        "address-rate",
+        "address-full",
         "draining",
     ];
 
@@ -99,6 +109,7 @@ impl Refusal {
             Self::Head(BadHead::Malformed) => "bad-head",
             Self::Head(BadHead::TooLarge) => "head-too-large",
             Self::Head(BadHead::Late) => "head-timeout",
+            Self::Head(BadHead::Evicted) => "evicted",
             Self::BadRequest(_) => "bad-request",
             Self::NoToken => "no-token",
             Self::BadToken(_) => "bad-token",
@@ -116,6 +127,10 @@ impl Refusal {
             Self::BackendTimeout => "backend-timeout",
             Self::NoKeys => "no-keys",
             Self::Full => "full",
+            Self::Denied(Denied::Memory) => "memory",
+            Self::Denied(Denied::Rate) => "handshake-rate",
+            Self::Denied(Denied::AddressRate) => "address-rate",
+            Self::Denied(Denied::AddressFull) => "address-full",
             Self::Draining => "draining",
         }
     }
@@ -128,6 +143,9 @@ impl Refusal {
             Self::Head(BadHead::Malformed) => "the request head is not HTTP/1.1",
             Self::Head(BadHead::TooLarge) => "the request head is too large",
             Self::Head(BadHead::Late) => "the request head did not come in time",
+            Self::Head(BadHead::Evicted) => {
+                "another client needed the place of the unfinished head"
+            }
             Self::NoToken => "a token is needed",
             Self::NoCertificate => "a client certificate is needed",
             Self::Origin => "this origin may not connect",
@@ -142,6 +160,10 @@ impl Refusal {
             Self::BackendTimeout => "the backend did not answer in time",
             Self::NoKeys => "tokens cannot be checked now",
             Self::Full => "too many connections",
+            Self::Denied(Denied::Memory) => "this node is short of memory",
+            Self::Denied(Denied::Rate) => "too many handshakes",
+            Self::Denied(Denied::AddressRate) => "too many handshakes from this address",
+            Self::Denied(Denied::AddressFull) => "too many connections from this address",
             Self::Draining => "this node is shutting down",
         })
     }
@@ -165,9 +187,15 @@ impl Refusal {
                 StatusCode::from_u16(*status).unwrap_or(StatusCode::FORBIDDEN)
             }
             Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::BackendUnavailable | Self::NoKeys | Self::Full | Self::Draining => {
-                StatusCode::SERVICE_UNAVAILABLE
+            Self::Denied(Denied::AddressRate | Denied::AddressFull) => {
+                StatusCode::TOO_MANY_REQUESTS
             }
+            Self::Head(BadHead::Evicted)
+            | Self::BackendUnavailable
+            | Self::NoKeys
+            | Self::Full
+            | Self::Denied(Denied::Memory | Denied::Rate)
+            | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -243,8 +271,7 @@ impl Refusal {
         }
         if matches!(self.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
         {
-            // RFC 9110 section 10.2.3, jittered, so that refused clients do not come back in step.
-            headers.insert(RETRY_AFTER, HeaderValue::from(rand::random_range(1..=5u32)));
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after()));
         }
     }
 
@@ -260,6 +287,19 @@ impl Refusal {
     }
 }
 
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
+/// Seconds for `Retry-After` (RFC 9110 section 10.2.3), jittered, so that refused clients do not come
+/// back in step.
+#[must_use]
+pub fn retry_after() -> u32 {
+    rand::random_range(1..=5)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,6 +310,7 @@ mod tests {
             Refusal::Head(BadHead::Malformed),
             Refusal::Head(BadHead::TooLarge),
             Refusal::Head(BadHead::Late),
+            Refusal::Head(BadHead::Evicted),
             Refusal::BadRequest(""),
             Refusal::NoToken,
             Refusal::BadToken(""),
@@ -287,6 +328,10 @@ mod tests {
             Refusal::BackendTimeout,
             Refusal::NoKeys,
             Refusal::Full,
+            Refusal::Denied(Denied::Memory),
+            Refusal::Denied(Denied::Rate),
+            Refusal::Denied(Denied::AddressRate),
+            Refusal::Denied(Denied::AddressFull),
             Refusal::Draining,
         ];
         assert_eq!(all.map(|refusal| refusal.result()), Refusal::RESULTS);

@@ -23,7 +23,7 @@ use crate::close::{Cause, Close};
 use crate::connection::{self, Accepted, Promise, Unopened};
 use crate::event::Peer;
 use crate::id::ConnectionId;
-use crate::limits::Permit;
+use crate::limits::Seat;
 
 impl Doorkeeper {
     /// Lets a client in.
@@ -36,7 +36,7 @@ impl Doorkeeper {
         admitted: Admitted,
         peer: Arc<Peer>,
         read_buffer: usize,
-        permit: Permit,
+        seat: Seat,
     ) -> Response<Full<Bytes>> {
         let mut response = switching(opening, admitted.subprotocol.as_deref(), peer.id);
         for (name, value) in admitted.headers {
@@ -81,7 +81,7 @@ impl Doorkeeper {
             rates,
             mailbox,
             registered,
-            permit,
+            seat,
             farewells: self.farewells.clone(),
         });
         let upgrade = hyper::upgrade::on(request);
@@ -107,7 +107,7 @@ impl Doorkeeper {
         let subprotocol = identity::selected_for_refusal(door, opening);
         let reason = refusal.result();
         // Who is still told so takes a place as long as anybody else.
-        let place = attempt.caller.place.take();
+        let place = (attempt.caller.place.take(), attempt.address.take());
         let timeout = door.heartbeat.close_timeout.get();
         let upgrade = hyper::upgrade::on(request);
         self.farewells.tasks.spawn("refusal", async move {

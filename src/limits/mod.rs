@@ -1,11 +1,30 @@
-//! What the node takes in at most.
+//! What the node takes in at most, and the guards that give it back.
 
 mod permits;
-mod clock;
-mod bucket;
+mod pending;
+mod admission;
+mod addresses;
+mod handshakes;
+mod network;
+mod memory;
 mod rates;
 mod users;
+mod bucket;
+mod clock;
 
+pub use addresses::{AddressPermit, Addresses};
+pub use admission::{Admission, Denied};
+pub use memory::{Memory, MemoryError, Watch};
+pub use pending::{Newcomer, Pending};
 pub use permits::{Permit, Permits};
 pub use rates::{Gate, Limited, Rates, Verdict};
 pub use users::{UserRates, Users};
+
+/// What an open connection holds of the node's bounds.
+#[derive(Debug)]
+pub struct Seat {
+    /// Its place among all connections.
+    pub node: Permit,
+    /// Its place among those of its address.
+    pub address: AddressPermit,
+}

@@ -166,6 +166,17 @@ pub(super) fn register() -> Metrics {
             "drain_eta_seconds",
             "Estimated seconds until the last connection of a stopping node has left; 0 while it runs.",
         ),
+        memory_used: gauge(r, "memory_used_bytes", "Memory used, as it is held against the limit."),
+        memory_limit: gauge(
+            r,
+            "memory_limit_bytes",
+            "Memory there is: of the control group, the machine, or as the config says.",
+        ),
+        memory_shed: counter(
+            r,
+            "memory_shed_total",
+            "Connections closed because the node was short of memory.",
+        ),
         panics: counter(r, "panics_total", "Connections that ended by a bug in moorline."),
         disconnect_events: counters(
             r,
@@ -180,10 +191,10 @@ pub(super) fn register() -> Metrics {
     }
     // Fixed words are there from the start: a rate over a series that begins with its first event
     // misses that event.
-    for result in ["ok", "failed", "timeout"] {
+    for result in ["ok", "failed", "timeout", "evicted"] {
         metrics.tls_handshakes.with_label_values(&[result]);
     }
-    for result in ["ok", "local", "untrusted", "malformed", "timeout", "closed"] {
+    for result in ["ok", "local", "untrusted", "malformed", "timeout", "closed", "evicted"] {
         metrics.proxy_protocol.with_label_values(&[result]);
     }
     for result in ["ok", "failed"] {

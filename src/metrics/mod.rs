@@ -42,6 +42,9 @@ pub struct Metrics {
     config_reloads: IntCounterVec,
     accept_errors: IntCounter,
     late_replies: IntCounter,
+    memory_used: IntGauge,
+    memory_limit: IntGauge,
+    memory_shed: IntCounter,
     panics: IntCounter,
     disconnect_events: IntCounterVec,
     drain_remaining: IntGauge,
@@ -88,13 +91,13 @@ impl Metrics {
         }
     }
 
-    /// One TLS handshake ended: `ok`, `failed` or `timeout`.
+    /// One TLS handshake ended: `ok`, `failed`, `timeout` or `evicted`.
     pub fn tls_handshake(&self, result: &'static str) {
         self.tls_handshakes.with_label_values(&[result]).inc();
     }
 
     /// A PROXY header was read or not: `ok`, `local` when it named no address, or why its connection
-    /// was closed: `untrusted`, `malformed`, `timeout`, `closed`.
+    /// was closed: `untrusted`, `malformed`, `timeout`, `closed`, `evicted`.
     pub fn proxy_protocol(&self, result: &'static str) {
         self.proxy_protocol.with_label_values(&[result]).inc();
     }
@@ -142,6 +145,18 @@ impl Metrics {
     #[must_use]
     pub fn late_replies(&self) -> &IntCounter {
         &self.late_replies
+    }
+
+    /// How much memory is used, and how much there is, in bytes.
+    pub fn memory(&self, used: u64, limit: u64) {
+        self.memory_used.set(i64::try_from(used).unwrap_or(i64::MAX));
+        self.memory_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
+    }
+
+    /// Connections closed because the node was short of memory.
+    #[must_use]
+    pub fn memory_shed(&self) -> &IntCounter {
+        &self.memory_shed
     }
 
     /// How many connections a stopping node still waits for, and about how long.

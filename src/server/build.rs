@@ -15,7 +15,7 @@ use crate::handshake::{Door, Doorkeeper, Gate, Plans, Routes};
 use crate::http_client::Client;
 use crate::hub::Table;
 use crate::id::NodeId;
-use crate::limits::{Limited, Permits, Users};
+use crate::limits::{Admission, Limited, Memory, Pending, Permits, Users};
 use crate::metrics::Metrics;
 use crate::nats::Nats;
 use crate::relay::{Hold, Relay};
@@ -30,6 +30,8 @@ pub(super) struct Core {
     pub(super) hold: Hold,
     pub(super) metrics: Metrics,
     pub(super) crews: Crews,
+    /// Whether the node is short of memory.
+    pub(super) memory: Memory,
 }
 
 /// What is made of each config that comes into force.
@@ -60,7 +62,7 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
         None => None,
     };
     let hold = Hold::new(config.limits.max_held.bytes());
-    Ok(Core { id, table: Table::new(), nats, hold, metrics, crews })
+    Ok(Core { id, table: Table::new(), nats, hold, metrics, crews, memory: Memory::default() })
 }
 
 /// Builds what newcomers meet by `config`, after what they met `before`. Nothing of it is in force yet,
@@ -109,6 +111,7 @@ pub(super) async fn served(
 pub(super) fn edge(config: &Config, core: &Core, rules: Arc<Rules>) -> Edge {
     let doorkeeper = Doorkeeper {
         node: core.id,
+        admission: Arc::new(Admission::new(&config.limits, core.memory.clone())),
         table: core.table.clone(),
         farewells: Farewells {
             tasks: core.crews.connections.clone(),
@@ -124,6 +127,7 @@ pub(super) fn edge(config: &Config, core: &Core, rules: Arc<Rules>) -> Edge {
         places: Permits::new(config.limits.max_connections),
         waiting: Permits::new(WAITING),
         rules: ArcSwap::new(rules),
+        pending: Pending::new(config.limits.max_pending),
         console: config.listeners.console,
         metrics: core.metrics.clone(),
         tasks: core.crews.doors.clone(),

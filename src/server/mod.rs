@@ -6,6 +6,7 @@
 mod build;
 mod reload;
 mod drain;
+mod memory;
 mod error;
 
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{Admin, Drain};
 use crate::config::Config;
 use crate::edge::{Edge, Transport, listen};
+use crate::limits::Watch;
 use crate::nats::Nats;
 use crate::task::Tasks;
 
@@ -43,6 +45,8 @@ pub struct Node {
     served: Served,
     /// Ends the watch over the certificates in force.
     watch: CancellationToken,
+    /// Ends the watch over memory by the config in force.
+    memory_watch: CancellationToken,
     /// The longest that an event of any connection may take until it has an outcome. It never
     /// shrinks, for connections keep the route that they were accepted with.
     longest_event: Duration,
@@ -109,6 +113,7 @@ impl Node {
             config,
             served,
             watch: CancellationToken::new(),
+            memory_watch: CancellationToken::new(),
             core,
         })
     }
@@ -124,6 +129,7 @@ impl Node {
     /// # Errors
     /// When connections were still open at the end of all deadlines, or the stop was cut short.
     pub async fn run(mut self, signals: &Signals) -> Result<(), ServerError> {
+        self.watch_memory();
         self.open_doors();
         let drain = self.drain.clone();
         tokio::select! {
@@ -153,17 +159,54 @@ impl Node {
             announce(&listener, "admin");
             self.core.crews.operators.spawn("admin", admin.serve(listener));
         }
+        let doorkeeper = Arc::clone(&self.edge);
+        self.until_the_end(
+            "admission",
+            async move { doorkeeper.doorkeeper.admission.tidy().await },
+        );
         if let Some(nats) = self.core.nats.clone() {
-            let background = self.core.crews.background.clone();
             let largest = largest_event(&self.config);
-            self.core.crews.background.spawn("payload limit", async move {
-                tokio::select! {
-                    () = background.stopping() => {}
-                    () = nats.up() => compare_payload_limit(&nats, largest),
-                }
+            self.until_the_end("payload limit", async move {
+                nats.up().await;
+                compare_payload_limit(&nats, largest);
             });
         }
         self.watch_certificates();
+    }
+
+    /// Runs what serves the node as long as it lives.
+    fn until_the_end<F>(&self, name: &'static str, work: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let background = self.core.crews.background.clone();
+        self.core.crews.background.spawn(name, async move {
+            tokio::select! {
+                () = background.stopping() => {}
+                () = work => {}
+            }
+        });
+    }
+
+    /// Watches the node's memory by the config in force, in place of who did before. Nobody does where
+    /// the kernel does not say how much is used.
+    fn watch_memory(&mut self) {
+        self.memory_watch.cancel();
+        self.memory_watch = CancellationToken::new();
+        let (memory, metrics) = (self.core.memory.clone(), self.core.metrics.clone());
+        match Watch::open(self.config.limits.memory, memory, metrics.clone()) {
+            Ok(watch) => {
+                let (table, replaced) = (self.core.table.clone(), self.memory_watch.clone());
+                self.until_the_end("memory", async move {
+                    let shed = move |excess| memory::shed(&table, excess, &metrics);
+                    tokio::select! {
+                        () = replaced.cancelled() => {}
+                        () = watch.run(shed) => {}
+                    }
+                });
+            }
+            Err(error) => tracing::warn!(%error, "memory is not watched"),
+        }
     }
 
     /// Watches the files of the certificates in force, in place of those that were before.

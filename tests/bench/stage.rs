@@ -171,7 +171,13 @@ jwt:
   keys: [{{algorithms: [HS256], secret: '{folder}/{SECRET}'}}]
 routes:
   - {{path: /ws, auth: jwt}}
-limits: {{max_connections: 15000}}
+limits:
+  # One address is all the clients there are.
+  max_connections: 15000
+  max_connections_per_ip: 15000
+  handshakes: {{per_second: 0}}
+  handshakes_per_ip: {{per_second: 0}}
+  max_pending: 15000
 "
     )
 }

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{Answer, Client, NatsServer, Node, Request, Worker, eventually};
@@ -197,13 +198,14 @@ async fn a_second_signal_stops_at_once() {
 }
 
 /// A node and 20 clients that answer its pings; a ping every second, and a second for the pong.
-async fn quick_heartbeat() -> (Node, Vec<tokio::task::JoinHandle<Option<(u16, String)>>>) {
+async fn quick_heartbeat() -> (Node, Vec<tokio::task::JoinHandle<()>>) {
     let node =
         Node::start(&format!("heartbeat: {{ping_interval: 1s, pong_timeout: 1s}}\n{ECHO}}}\n"));
     let mut clients = Vec::new();
     for _ in 0..20 {
-        let mut client = Request::new("/ws").connect(node.ws()).await.unwrap();
-        clients.push(tokio::spawn(async move { client.closed().await }));
+        let mut socket = Client::connect(node.ws()).await.into_socket();
+        // Reading answers the pings.
+        clients.push(tokio::spawn(async move { while socket.next().await.is_some() {} }));
     }
     (node, clients)
 }

@@ -49,6 +49,7 @@ async fn noisy_and_deaf_neighbours_are_nobody_elses_trouble() {
     const DEAF: usize = 100;
     let node = Node::start(
         "heartbeat: {write_timeout: 3s}\n\
+         limits: {handshakes_per_ip: {per_second: 0}}\n\
          plans:\n  default: {connection: {inbound: {messages: {per_second: 20, burst: 20}}}}\n\
          \x20 free: {connection: {inbound: {messages: {per_second: 0}}}}\n\
          routes:\n- {path: /ws, auth: none, backend: {echo: true}, in_flight: 4}\n\

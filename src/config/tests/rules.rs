@@ -265,6 +265,33 @@ fn the_node() {
         ("heartbeat: {close_timeout: 2m}", "heartbeat.close_timeout: expected 100ms to 1m"),
         ("heartbeat: {write_timeout: 1ms}", "heartbeat.write_timeout: expected 100ms to 10m"),
         ("limits: {max_connections: 0}", "limits.max_connections: expected 1 to 10000000"),
+        (
+            "limits: {max_connections_per_ip: 0}",
+            "limits.max_connections_per_ip: expected 1 to 10000000",
+        ),
+        ("limits: {handshakes: {burst: 5}}", "limits.handshakes: the key `per_second` is missing"),
+        (
+            "limits: {handshakes: {per_second: 5, burst: 0}}",
+            "limits.handshakes.burst: expected 1 to 1000000, found 0",
+        ),
+        (
+            "limits: {handshakes_per_ip: {per_second: 2000000}}",
+            "limits.handshakes_per_ip.per_second: expected 0 to 1000000, found 2000000",
+        ),
+        ("limits: {max_pending: 0}", "limits.max_pending: expected 1 to 1000000, found 0"),
+        (
+            "limits: {memory: {max: most}}",
+            "limits.memory.max: expected `auto` or a size such as 512MiB, found `most`",
+        ),
+        ("limits: {memory: {max: 1}}", "limits.memory.max: expected 1MiB to 64GiB, found 1"),
+        (
+            "limits: {memory: {refuse_above: 0}}",
+            "limits.memory.refuse_above: expected 10 to 100, found 0",
+        ),
+        (
+            "limits: {memory: {refuse_above: 90, shed_above: 89}}",
+            "limits.memory.shed_above: expected 90 to 100, found 89",
+        ),
         ("limits: {tls_timeout: 1h}", "limits.tls_timeout: expected 100ms to 5m"),
         ("limits: {head_timeout: 0s}", "limits.head_timeout: expected 100ms to 5m"),
         ("limits: {max_head: 1}", "limits.max_head: expected 8KiB to 1MiB, found 1"),
@@ -280,6 +307,8 @@ fn the_node() {
         "log: {level: 'WARN,moorline::relay=trace'}",
         "log: {level: off}",
         "shutdown: {lame_duck: 0s, drain: 0s}",
+        "limits: {handshakes: {per_second: 0}, handshakes_per_ip: {per_second: 5}}",
+        "limits: {memory: {max: 512MiB, refuse_above: 100, shed_above: 100}}",
     ]);
 }
 

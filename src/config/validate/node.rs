@@ -4,7 +4,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{DAY, Findings, HOUR, MINUTE};
 use crate::config::{
-    Heartbeat, Limits, Log, Period, Shutdown, Size,
+    HandshakeRate, Heartbeat, Limits, Log, Memory, MemoryMax, Period, Shutdown, Size,
     error::{nearest, quoted},
 };
 
@@ -29,12 +29,36 @@ pub(super) fn heartbeat(heartbeat: &Heartbeat, at: &str, findings: &mut Findings
 pub(super) fn limits(limits: &Limits, findings: &mut Findings) {
     let tenth = Period::millis(100);
     findings.range("limits.max_connections", limits.max_connections, 1, 10_000_000);
+    let of_one = limits.max_connections_per_ip;
+    findings.range("limits.max_connections_per_ip", of_one, 1, 10_000_000);
+    rate("limits.handshakes", limits.handshakes, findings);
+    rate("limits.handshakes_per_ip", limits.handshakes_per_ip, findings);
+    findings.range("limits.max_pending", limits.max_pending, 1, 1_000_000);
     findings.period("limits.tls_timeout", limits.tls_timeout, tenth, 5 * MINUTE);
     findings.period("limits.head_timeout", limits.head_timeout, tenth, 5 * MINUTE);
     findings.range("limits.max_head", limits.max_head, Size::kib(8), Size::kib(1024));
     findings.range("limits.max_headers", limits.max_headers, 16, 1000);
     let most = Size::kib(64 * 1024 * 1024);
     findings.range("limits.max_held", limits.max_held, Size::kib(64), most);
+    memory(&limits.memory, most, findings);
+}
+
+/// Checks a rate of handshakes.
+fn rate(path: &str, rate: HandshakeRate, findings: &mut Findings) {
+    findings.range(&format!("{path}.per_second"), rate.per_second, 0, 1_000_000);
+    if let Some(burst) = rate.burst {
+        findings.range(&format!("{path}.burst"), burst, 1, 1_000_000);
+    }
+}
+
+/// Checks the marks of memory: newcomers are refused before anybody is closed.
+fn memory(memory: &Memory, most: Size, findings: &mut Findings) {
+    if let MemoryMax::Size(size) = memory.max {
+        findings.range("limits.memory.max", size, Size::kib(1024), most);
+    }
+    findings.range("limits.memory.refuse_above", memory.refuse_above, 10, 100);
+    let least = memory.refuse_above.clamp(10, 100);
+    findings.range("limits.memory.shed_above", memory.shed_above, least, 100);
 }
 
 /// Checks the end of the node.

@@ -13,7 +13,7 @@ use crate::connection::{Accepted, Farewells, run};
 use crate::event::{Peer, Trace};
 use crate::hub::{Handle, Table};
 use crate::id::{ConnectionId, NodeId};
-use crate::limits::{Permits, Rates};
+use crate::limits::{Addresses, Permits, Rates, Seat};
 use crate::metrics::Metrics;
 use crate::relay::{Hold, Relay};
 use crate::task::Tasks;
@@ -131,7 +131,10 @@ fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, rates: Rates) -
         rates,
         mailbox,
         registered,
-        permit: Permits::new(1).take().unwrap(),
+        seat: Seat {
+            node: Permits::new(1).take().unwrap(),
+            address: Addresses::new(1).take([127, 0, 0, 1].into()).unwrap(),
+        },
         farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
     }
 }

@@ -63,7 +63,7 @@ impl Node {
                 () = asked.notified() => Occasion::Asked,
                 occasion = next_look(watch.as_mut(), refused.is_some()) => occasion,
             };
-            refused = match self.prepare(occasion).await {
+            refused = match Box::pin(self.prepare(occasion)).await {
                 Ok(Some(next)) => {
                     self.take_over(next);
                     None
@@ -125,6 +125,8 @@ impl Node {
         let limits = config.limits;
         self.edge.rules.store(Arc::clone(&served.rules));
         self.edge.places.set_max(limits.max_connections);
+        self.edge.pending.set_max(limits.max_pending);
+        self.edge.doorkeeper.admission.set_limits(&limits);
         self.edge.doorkeeper.farewells.places.set_max(limits.max_connections);
         self.core.hold.set_max(limits.max_held.bytes());
         if let Some(source) = self.source.as_ref().filter(|_| config.log != self.config.log) {
@@ -139,7 +141,11 @@ impl Node {
             (Some(old), Some(new)) => old.is(new),
             _ => true,
         };
+        let is_same_memory = self.config.limits.memory == limits.memory;
         (self.config, self.served) = (config, served);
+        if !is_same_memory {
+            self.watch_memory();
+        }
         if !is_same_acceptor {
             self.watch_certificates();
         }

@@ -1,0 +1,138 @@
+//! Bounds of the whole node: who is taken in, and how much memory all of it may need.
+
+use std::{fmt, str::FromStr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Period, Size, error::quoted};
+
+/// Bounds of the whole node.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Open client connections, handshakes included. Default: 50000. Each takes a file descriptor.
+    pub max_connections: usize,
+    /// Open connections of one address: an IPv4 address, or an IPv6 network of 64 bits, which is what
+    /// one customer gets. Default: 5000. More are refused with 429.
+    pub max_connections_per_ip: usize,
+    /// Opening handshakes in the whole node. Default: 2000 a second, 4000 at once. More are refused
+    /// with 503 before a token is looked at or a backend asked.
+    pub handshakes: HandshakeRate,
+    /// Opening handshakes of one address, as for `max_connections_per_ip`. Default: 100 a second, 500
+    /// at once. More are refused with 429 and do not count against `handshakes`.
+    pub handshakes_per_ip: HandshakeRate,
+    /// Clients whose TLS handshake or request head is not here yet. Default: 4096. Beyond it, the one
+    /// that has been at it longest makes room, unless that is less than a second; then newcomers wait.
+    pub max_pending: usize,
+    /// Time from accepting a TCP connection until its TLS handshake is done. Default: `10s`.
+    pub tls_timeout: Period,
+    /// Time for a whole HTTP request head. Default: `10s`.
+    pub head_timeout: Period,
+    /// Bytes of an HTTP request head. Default: `16KiB`.
+    pub max_head: Size,
+    /// Header fields of a request. Default: 64.
+    pub max_headers: usize,
+    /// Bytes of messages that wait for a backend, in the whole node. Default: `64MiB`.
+    pub max_held: Size,
+    /// What happens when the node's memory runs short.
+    pub memory: Memory,
+}
+
+/// How many opening handshakes are looked at: a token bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HandshakeRate {
+    /// How many a second on average; `0` is no limit.
+    pub per_second: u32,
+    /// How many at once after a quiet time. Default: as many as in a second.
+    #[serde(default)]
+    pub burst: Option<u32>,
+}
+
+/// What happens when the node's memory runs short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Memory {
+    /// What counts as all of it. `auto`: the limit of the control group (version 1 or 2), else the
+    /// machine's memory. A size: that much resident memory of the process. Default: `auto`.
+    pub max: MemoryMax,
+    /// Percent of `max` above which opening handshakes are refused with 503. Default: 85.
+    pub refuse_above: u8,
+    /// Percent of `max` above which the connections with the most unread bytes are closed with 1013.
+    /// Default: 92.
+    pub shed_above: u8,
+}
+
+/// What counts as all of the node's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", extend("type" = ["string", "integer"]))]
+pub enum MemoryMax {
+    /// The limit of the control group, else the machine's memory.
+    Auto,
+    /// So much resident memory of the process.
+    Size(Size),
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 50_000,
+            max_connections_per_ip: 5_000,
+            handshakes: HandshakeRate { per_second: 2_000, burst: Some(4_000) },
+            handshakes_per_ip: HandshakeRate { per_second: 100, burst: Some(500) },
+            max_pending: 4_096,
+            tls_timeout: Period::secs(10),
+            head_timeout: Period::secs(10),
+            max_head: Size::kib(16),
+            max_headers: 64,
+            max_held: Size::kib(64 * 1024),
+            memory: Memory::default(),
+        }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { max: MemoryMax::Auto, refuse_above: 85, shed_above: 92 }
+    }
+}
+
+impl fmt::Display for MemoryMax {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str(AUTO),
+            Self::Size(size) => size.fmt(f),
+        }
+    }
+}
+
+impl FromStr for MemoryMax {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == AUTO {
+            return Ok(Self::Auto);
+        }
+        text.parse().map(Self::Size).map_err(|_: String| {
+            format!("expected `auto` or a size such as 512MiB, found {}", quoted(text))
+        })
+    }
+}
+
+impl TryFrom<String> for MemoryMax {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<MemoryMax> for String {
+    fn from(max: MemoryMax) -> Self {
+        max.to_string()
+    }
+}
+
+const AUTO: &str = "auto";
