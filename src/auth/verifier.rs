@@ -47,6 +47,14 @@ impl Verifier {
         Ok(Self { checks: Arc::new(ArcSwap::from_pointee(checks)), tasks: tasks.clone() })
     }
 
+    /// Checks tokens with the keys of a set that is at hand, for the fuzz targets.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn with_key_set(config: &Jwt, jwks: &Jwks, set: &[u8]) -> Result<Self, JwksError> {
+        let keys = super::jwks::keys_of(set, jwks)?;
+        let checks = Checks { rules: Rules::new(config), keys, jwks: None };
+        Ok(Self { checks: Arc::new(ArcSwap::from_pointee(checks)), tasks: Tasks::new() })
+    }
+
     /// Reads all files again and takes over `config`. Keys already fetched from a URL stay, unless
     /// `jwt.jwks` is another; `client` makes the next fetch.
     ///
