@@ -16,6 +16,7 @@ mod harness;
 mod tidy;
 mod handshakes;
 mod refusals;
+mod hostile;
 mod tokens;
 mod tls;
 mod relaying;
