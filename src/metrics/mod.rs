@@ -39,6 +39,7 @@ pub struct Metrics {
     accept_errors: IntCounter,
     late_replies: IntCounter,
     panics: IntCounter,
+    task_panics: IntCounter,
     disconnect_events: IntCounterVec,
     drain_remaining: IntGauge,
 }
@@ -117,6 +118,12 @@ impl Metrics {
     #[must_use]
     pub fn late_replies(&self) -> &IntCounter {
         &self.late_replies
+    }
+
+    /// Tasks that ended by a bug.
+    #[must_use]
+    pub fn task_panics(&self) -> &IntCounter {
+        &self.task_panics
     }
 
     /// How many connections a stopping node still waits for.

@@ -37,8 +37,12 @@ const WAITING: usize = 256;
 const OPERATORS: usize = 64;
 
 /// Builds all parts.
-pub(super) async fn parts(config: &Config, crews: &Crews) -> Result<Parts, ServerError> {
-    let (id, metrics, table) = (NodeId::random(), Metrics::new(), Table::new());
+pub(super) async fn parts(
+    config: &Config,
+    crews: &Crews,
+    metrics: Metrics,
+) -> Result<Parts, ServerError> {
+    let (id, table) = (NodeId::random(), Table::new());
     let acceptor = match &config.listeners.public {
         Some(public) => Some(Acceptor::open("listeners.public.tls", &public.tls).await?),
         None => None,

@@ -51,7 +51,7 @@ pub struct Node {
 }
 
 /// The node's tasks, by when they stop.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Crews {
     /// Said when the node begins to stop; readiness ends.
     draining: CancellationToken,
@@ -61,6 +61,14 @@ struct Crews {
     connections: Tasks,
     /// What serves all of them to the end: NATS, keys, certificates, the operators' door.
     background: Tasks,
+}
+
+impl Crews {
+    fn new(metrics: &Metrics) -> Self {
+        let tasks = || Tasks::counted(metrics.task_panics().clone());
+        let draining = CancellationToken::new();
+        Self { draining, doors: tasks(), connections: tasks(), background: tasks() }
+    }
 }
 
 /// What a running node is told.
@@ -80,8 +88,9 @@ impl Node {
     /// # Errors
     /// When a file, a key, a URL or an address of the config cannot be used; the error names it.
     pub async fn start(config: Config) -> Result<Self, ServerError> {
-        let crews = Crews::default();
-        let parts = build::parts(&config, &crews).await?;
+        let metrics = Metrics::new();
+        let crews = Crews::new(&metrics);
+        let parts = build::parts(&config, &crews, metrics).await?;
         let mut doors = Vec::new();
         if let (Some(public), Some(acceptor)) = (&config.listeners.public, &parts.acceptor) {
             doors.push((open(public.address)?, Transport::Tls(acceptor.clone())));
