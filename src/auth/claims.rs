@@ -24,6 +24,8 @@ pub struct Identity {
     pub id: Option<String>,
     /// When the token was made (`iat`).
     pub issued_at: Option<SystemTime>,
+    /// The plan that it names, from the configured claim.
+    pub plan: Option<String>,
     /// All claims.
     pub claims: Map<String, Value>,
 }
@@ -36,6 +38,7 @@ pub(super) struct Rules {
     typ: Option<String>,
     leeway: Duration,
     user: String,
+    plan: String,
 }
 
 impl Rules {
@@ -46,6 +49,7 @@ impl Rules {
             typ: config.typ.clone(),
             leeway: config.leeway.get().min(LEEWAY_MAX),
             user: config.claims.user.clone(),
+            plan: config.claims.plan.clone(),
         }
     }
 
@@ -91,7 +95,8 @@ impl Rules {
         }
         let user = if self.user == "sub" { subject } else { text(&claims, &self.user)? };
         let user = user.and_then(|user| UserId::new(user).ok()).ok_or(Denied::CLAIMS)?;
-        Ok(Identity { user, expires_at, id, issued_at, claims })
+        let plan = text(&claims, &self.plan)?.map(str::to_owned);
+        Ok(Identity { user, expires_at, id, issued_at, plan, claims })
     }
 
     /// A token that names an audience is refused by everybody who is not in it (RFC 7519 section

@@ -83,8 +83,8 @@ pub(super) fn config(nats: Option<&str>) -> anyhow::Result<Config> {
     };
     let config = Config {
         listeners: Listeners {
-            public: Some(Public { address: loopback(WSS_PORT), tls: Tls::new(certificate, key) }),
-            plain: Some(Plain { address: loopback(WS_PORT) }),
+            public: Some(Public::new(loopback(WSS_PORT), Tls::new(certificate, key))),
+            plain: Some(Plain::new(loopback(WS_PORT))),
             admin: Some(Admin { address: loopback(ADMIN_PORT) }),
             console: true,
         },

@@ -65,6 +65,8 @@ causes! {
     PongTimeout = "pong-timeout", 4408;
     /// No message for the route's idle timeout.
     Idle = "idle", 4408;
+    /// A message that did not come in whole in time.
+    MessageTimeout = "message-timeout", 4408;
     /// The token that opened the connection has ended.
     TokenExpired = "token-expired", 4401;
     /// The token or the user was revoked.

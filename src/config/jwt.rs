@@ -119,6 +119,8 @@ pub struct JwtSources {
 pub struct JwtClaims {
     /// The user. Default: `sub`, which a token must then carry.
     pub user: String,
+    /// The name of the plan that holds in place of the route's. Default: `plan`, if a token carries it.
+    pub plan: String,
 }
 
 impl JwtAlgorithm {
@@ -164,7 +166,7 @@ impl Default for JwtSources {
 
 impl Default for JwtClaims {
     fn default() -> Self {
-        Self { user: "sub".to_owned() }
+        Self { user: "sub".to_owned(), plan: "plan".to_owned() }
     }
 }
 

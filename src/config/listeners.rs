@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Period;
+use super::{Network, Period};
 
 /// Where moorline listens. At least one of `public` and `plain` is needed.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -30,6 +30,12 @@ pub struct Public {
     pub address: SocketAddr,
     /// Certificates and what is asked of clients.
     pub tls: Tls,
+    /// Every connection begins with a PROXY header. Default: none does, and one is a bad request.
+    #[serde(default)]
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// A header of the handshake names the client. Default: none is looked at.
+    #[serde(default)]
+    pub forwarded: Option<Forwarded>,
 }
 
 /// The door without TLS.
@@ -38,6 +44,45 @@ pub struct Public {
 pub struct Plain {
     /// IP address and port.
     pub address: SocketAddr,
+    /// Every connection begins with a PROXY header. Default: none does, and one is a bad request.
+    #[serde(default)]
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// A header of the handshake names the client. Default: none is looked at.
+    #[serde(default)]
+    pub forwarded: Option<Forwarded>,
+}
+
+/// The PROXY protocol, version 1 or 2: a proxy in front says whom it connects for, before TLS.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyProtocol {
+    /// The networks that the proxies connect from; every other connection is closed. `0.0.0.0/0` and
+    /// `::/0` let whoever reaches the port name any address.
+    pub trusted: Vec<Network>,
+    /// Time for the whole PROXY header. Default: `5s`.
+    #[serde(default = "default_proxy_timeout")]
+    pub timeout: Period,
+}
+
+/// A header in which proxies in front name the one that they got the request from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Forwarded {
+    /// The only header that is looked at: the one that the proxies write.
+    pub header: ForwardedHeader,
+    /// The networks of the proxies. The client is the last address in the list that is in none of
+    /// them. `0.0.0.0/0` and `::/0` let every client name any address.
+    pub trusted: Vec<Network>,
+}
+
+/// A header that names the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`: a list of addresses.
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
 }
 
 /// The operators' door.
@@ -106,6 +151,22 @@ pub enum TlsVersion {
     V1_3,
 }
 
+impl Public {
+    /// A door with every default.
+    #[must_use]
+    pub const fn new(address: SocketAddr, tls: Tls) -> Self {
+        Self { address, tls, proxy_protocol: None, forwarded: None }
+    }
+}
+
+impl Plain {
+    /// A door with every default.
+    #[must_use]
+    pub const fn new(address: SocketAddr) -> Self {
+        Self { address, proxy_protocol: None, forwarded: None }
+    }
+}
+
 impl Tls {
     /// TLS with one certificate and every default.
     #[must_use]
@@ -124,4 +185,8 @@ impl Tls {
 
 fn default_reload_interval() -> Period {
     Period::secs(10)
+}
+
+fn default_proxy_timeout() -> Period {
+    Period::secs(5)
 }

@@ -5,9 +5,11 @@
 
 mod units;
 mod secret;
+mod network;
 mod listeners;
 mod jwt;
 mod nats;
+mod plan;
 mod route;
 mod load;
 mod source;
@@ -20,6 +22,8 @@ mod error;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -27,11 +31,16 @@ pub use environment::process_environment;
 pub use error::{ConfigError, Position, Problem};
 pub use jwt::{Jwks, Jwt, JwtAlgorithm, JwtClaims, JwtKey, JwtSources};
 pub use listeners::{
-    Admin, Certificate, ClientCertificate, Listeners, Plain, Public, Tls, TlsVersion,
+    Admin, Certificate, ClientCertificate, Forwarded, ForwardedHeader, Listeners, Plain,
+    ProxyProtocol, Public, Tls, TlsVersion,
 };
 pub use load::Format;
 pub use nats::{Nats, NatsTls};
-pub use route::{AuthMode, Backend, EventKind, OnFailure, RefuseMode, Route};
+pub use network::Network;
+pub use plan::{
+    ConnectionRates, DEFAULT_PLAN, InboundRates, LimitAction, Plan, Rate, Rates, UserRates,
+};
+pub use route::{AuthMode, Backend, EventKind, OnFailure, Outbox, RefuseMode, Route, WhenFull};
 pub use schema::schema;
 pub use secret::SecretSource;
 pub use units::{Period, Size};
@@ -48,6 +57,9 @@ pub struct Config {
     pub jwt: Option<Jwt>,
     /// Which handshakes are taken, and what happens to their messages.
     pub routes: Vec<Route>,
+    /// Rate limits by name. A route names its plan, a token may name another by its `plan` claim.
+    /// `default` is the plan of a route that names none; it is there unless it is written.
+    pub plans: BTreeMap<String, Plan>,
     /// Ping, pong and age of a connection, unless a route says otherwise.
     pub heartbeat: Heartbeat,
     /// Bounds of the whole node.
@@ -77,6 +89,9 @@ pub struct Heartbeat {
     pub close_timeout: Period,
     /// Time without any progress of a write until the client counts as gone (4508). Default: `10s`.
     pub write_timeout: Period,
+    /// Time for a whole message to come in, from its first byte on and as far as the client is read
+    /// (4408). Default: `30s`.
+    pub message_timeout: Period,
 }
 
 /// Bounds of the whole node.
@@ -138,6 +153,7 @@ impl Default for Heartbeat {
             max_age: None,
             close_timeout: Period::secs(5),
             write_timeout: Period::secs(10),
+            message_timeout: Period::secs(30),
         }
     }
 }

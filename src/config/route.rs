@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Heartbeat, Period, Size};
+use super::{DEFAULT_PLAN, Heartbeat, Period, Size};
 use crate::id::HubName;
 
 /// A path pattern and everything that holds for the connections accepted on it.
@@ -65,9 +65,38 @@ pub struct Route {
     /// The largest message from the client, whole or in fragments. Default: `64KiB`.
     #[serde(default = "default_max_message")]
     pub max_message: Size,
+    /// Its rate limits, by name. Default: `default`.
+    #[serde(default = "default_plan")]
+    pub plan: String,
+    /// What waits for a client to read it.
+    #[serde(default)]
+    pub outbox: Outbox,
     /// Ping, pong and age. Default: the `heartbeat` section.
     #[serde(default)]
     pub heartbeat: Option<Heartbeat>,
+}
+
+/// What may wait for one client to read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Outbox {
+    /// Payload bytes that wait. One message may always wait, whatever its size. Default: `1MiB`.
+    pub max_bytes: Size,
+    /// Messages that wait. Default: 1024.
+    pub max_messages: usize,
+    /// What happens when one more does not fit. Default: `close`.
+    pub when_full: WhenFull,
+}
+
+/// What happens when an outbox is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenFull {
+    /// The connection is closed with 4508.
+    #[default]
+    Close,
+    /// The messages that wait longest are dropped and counted.
+    DropOldest,
 }
 
 /// How a client shows who it is.
@@ -153,6 +182,8 @@ impl Route {
             in_flight: default_in_flight(),
             on_failure: OnFailure::default(),
             max_message: default_max_message(),
+            plan: default_plan(),
+            outbox: Outbox::default(),
             heartbeat: None,
         }
     }
@@ -198,6 +229,23 @@ impl EventKind {
     }
 }
 
+impl WhenFull {
+    /// The word in the config and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Close => "close",
+            Self::DropOldest => "drop-oldest",
+        }
+    }
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self { max_bytes: Size::kib(1024), max_messages: 1024, when_full: WhenFull::default() }
+    }
+}
+
 impl Default for Backend {
     fn default() -> Self {
         Self::Nats(String::new())
@@ -222,4 +270,8 @@ fn default_in_flight() -> u16 {
 
 fn default_max_message() -> Size {
     Size::kib(64)
+}
+
+fn default_plan() -> String {
+    DEFAULT_PLAN.to_owned()
 }

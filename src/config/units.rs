@@ -18,7 +18,7 @@ pub struct Period(Duration);
 
 /// A number of bytes, written `512`, `64KiB`, `1MiB` (binary) or `64kB` (decimal).
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String", extend("type" = ["string", "integer"]))]

@@ -2,11 +2,10 @@
 //! effects come out.
 //!
 //! One hand-written future for each connection, because every local of an async fn would be memory
-//! for each idle client. Its order is the backpressure: effects are written before an outcome is
-//! looked at, and an outcome before the client is read, so a client that does not read its replies is
-//! not read either. Nothing is buffered but the outcomes of what is in flight.
+//! for each idle client. Its order is the backpressure: what is to be sent is sent before an outcome
+//! is looked at, and an outcome before the client is read, so a client that does not read its replies
+//! is not read either. Nothing is buffered but the outbox.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,12 +15,16 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::machine::{Dispatch, Dispatched, Effect, Effects, Input, Machine};
-use super::requests::{Answered, Request, Requests};
-use super::socket::{Broken, Received, Socket};
+use super::inbound::Inbound;
+use super::machine::{Dispatch, Dispatched, Effects, Input, Machine};
+use super::outbound::Outbound;
+use super::requests::{Request, Requests};
+use super::socket::{Broken, Socket};
 use super::stats::Stats;
+use crate::close::{Cause, Close};
 use crate::event::{Event, EventBody, Peer, Trace};
-use crate::hub::Mailbox;
+use crate::hub::{Mailbox, Wish};
+use crate::limits::Rates;
 use crate::relay::Relay;
 
 /// One open connection.
@@ -34,18 +37,14 @@ pub(super) struct Driver<S> {
     pub(super) relay: Relay,
     pub(super) trace: Trace,
     pub(super) mailbox: Mailbox,
-    effects: Effects,
-    /// Outcomes that came while a write was blocked, at most as many as the route has in flight. They
-    /// are taken over even then: an unpolled request would hold up others that wait behind it.
-    pub(super) answered: VecDeque<Answered>,
+    pub(super) inbound: Inbound,
+    pub(super) outbound: Outbound,
+    pub(super) effects: Effects,
     /// Armed at or before the next time that matters. It is not moved for every message; when it
     /// fires too early, it is armed again.
     timer: Pin<Box<Sleep>>,
-    /// Since when a write waits: when it counts as stalled, and the bytes written until then.
-    stall: Option<(Instant, u64)>,
-    write_timeout: Duration,
     /// When this poll began. All that one poll does counts as at once.
-    now: Instant,
+    pub(super) now: Instant,
     panicked: bool,
 }
 
@@ -66,6 +65,7 @@ const BUDGET: usize = 32;
 const FAR: Duration = Duration::from_secs(3600);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    #[expect(clippy::too_many_arguments, reason = "the parts of a connection, each built apart")]
     pub(super) fn new(
         socket: Socket<S>,
         machine: Machine,
@@ -73,6 +73,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         relay: Relay,
         trace: Trace,
         mailbox: Mailbox,
+        rates: Rates,
         write_timeout: Duration,
     ) -> Self {
         let now = Instant::now();
@@ -85,11 +86,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             relay,
             trace,
             mailbox,
+            inbound: Inbound::new(rates.inbound, rates.frames),
+            outbound: Outbound::new(rates.outbound, write_timeout),
             effects: Effects::new(),
-            answered: VecDeque::new(),
             timer: Box::pin(sleep_until(now)),
-            stall: None,
-            write_timeout,
             now,
             panicked: false,
         };
@@ -103,14 +103,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
         let mut budget = BUDGET;
         self.now = Instant::now();
-        if let Poll::Ready(close) = self.mailbox.poll_part(cx) {
-            self.input(Input::Part(close));
+        match self.mailbox.poll_wish(cx) {
+            Poll::Ready(Wish::Part(close)) => self.input(Input::Part(close)),
+            Poll::Ready(Wish::Cut(close)) => self.cut(close),
+            Poll::Pending => {}
         }
         loop {
             match self.perform(cx) {
                 Poll::Ready(Ok(Some(exit))) => return Poll::Ready(exit),
                 Poll::Ready(Ok(None)) => {
-                    if self.stall.take().is_some() {
+                    if self.outbound.unblock() {
                         self.machine.set_blocked(false, self.now);
                     }
                     if self.take_input(cx, &mut budget).is_ready() {
@@ -124,13 +126,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     return Poll::Ready(Exit::Abort);
                 }
                 Poll::Pending => {
-                    if self.stall.is_none() {
-                        let due = self.now + self.write_timeout;
-                        self.stall = Some((due, self.socket.written()));
-                        self.machine.set_blocked(true, self.now);
-                    }
-                    while let Poll::Ready(answered) = self.requests.poll_next(cx) {
-                        self.answered.push_back(answered);
+                    self.outbound.block(self.socket.written(), self.now);
+                    self.machine.set_blocked(true, self.now);
+                    // An unpolled request would hold up others that wait behind it. What comes of it
+                    // waits in the outbox.
+                    if self.take_outcome(cx).is_ready() {
+                        continue;
                     }
                 }
             }
@@ -141,98 +142,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
     }
 
-    /// Does what the machine wants, in order, and writes it out. Pending when a write is blocked.
-    fn perform(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Exit>, Broken>> {
-        if self.effects.back() == Some(&Effect::Abort) {
-            return Poll::Ready(Ok(Some(self.abort(cx))));
-        }
-        while let Some(effect) = self.effects.front() {
-            match effect {
-                Effect::HangUp | Effect::Linger => {
-                    let is_short = *effect == Effect::HangUp;
-                    ready!(self.socket.poll_flush(cx))?;
-                    let exit = if is_short { Exit::HangUp } else { Exit::Linger };
-                    return Poll::Ready(Ok(Some(exit)));
-                }
-                _ => ready!(self.socket.poll_ready(cx))?,
-            }
-            match self.effects.pop_front() {
-                Some(Effect::Send(message)) => {
-                    self.relay.metrics().outbound(&message);
-                    self.stats.outbound(&message);
-                    self.socket.send(message)?;
-                }
-                Some(Effect::Ping(payload)) => self.socket.ping(payload)?,
-                Some(Effect::SendClose(close)) => self.socket.close(close.code, &close.reason)?,
-                _ => {}
-            }
-        }
-        self.socket.poll_flush(cx).map_ok(|()| None)
-    }
-
-    /// Says why, if there is room for it, and waits for nothing.
-    fn abort(&mut self, cx: &mut Context<'_>) -> Exit {
-        while let Some(effect) = self.effects.pop_front() {
-            if let Effect::SendClose(close) = effect
-                && let Poll::Ready(Ok(())) = self.socket.poll_ready(cx)
-                && self.socket.close(close.code, &close.reason).is_ok()
-            {
-                let _ = self.socket.poll_flush(cx);
-            }
-        }
-        Exit::Abort
-    }
-
-    /// Takes one outcome, or else one thing from the client. Pending when there is neither.
-    fn take_input(&mut self, cx: &mut Context<'_>, budget: &mut usize) -> Poll<()> {
-        let next = match self.answered.pop_front() {
-            Some(answered) => Poll::Ready(answered),
-            None => self.requests.poll_next(cx),
-        };
-        if let Poll::Ready((kind, sequence, outcome)) = next {
-            self.stats.outcome(&outcome);
-            let word = outcome.as_str();
-            tracing::trace!(connection = %self.peer.id, sequence, outcome = word, "event answered");
-            self.input(Input::Outcome { kind, sequence, outcome });
-            return Poll::Ready(());
-        }
-        if !self.machine.reads() {
-            return Poll::Pending;
-        }
-        if *budget == 0 {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        *budget -= 1;
-        let received = self.socket.poll_receive(cx);
-        if self.socket.take_heard() {
-            self.machine.heard(self.now);
-        }
-        match ready!(received) {
-            Received::Message(message) if self.machine.is_open() => {
-                self.relay.metrics().inbound(&message);
-                self.stats.inbound(&message);
-                let (kind, bytes) = (message.kind().as_str(), message.data().len());
-                tracing::trace!(connection = %self.peer.id, kind, bytes, "message from the client");
-                self.input(Input::Message(message));
-            }
-            Received::Message(_) | Received::Ping => {}
-            Received::Pong(payload) => {
-                if let Some(rtt) = self.machine.pong(&payload, self.now) {
-                    self.relay.metrics().ping_rtt(rtt.as_secs_f64());
-                }
-            }
-            Received::Close(close) => self.input(Input::PeerClosed(close)),
-            Received::Violation(close) => self.input(Input::Violation(close)),
-            Received::Gone => self.input(Input::PeerGone),
-        }
-        Poll::Ready(())
-    }
-
     /// Arms the timer, or says that something was due. Ready without an exit: look again.
     fn keep_time(&mut self, cx: &mut Context<'_>) -> Poll<Option<Exit>> {
-        let stall = self.stall.map(|(due, _)| due);
-        let due = [self.machine.due(), stall].into_iter().flatten().min();
+        let due = [self.machine.due(), self.outbound.due(), self.inbound.due()];
+        let due = due.into_iter().flatten().min();
         if let Some(due) = due.filter(|due| *due < self.timer.deadline()) {
             self.timer.as_mut().reset(due);
         }
@@ -244,24 +157,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 later => self.timer.as_mut().reset(later.unwrap_or(self.now + FAR)),
             }
         }
-        let now = self.now;
-        if let Some((_, before)) = self.stall.filter(|(due, _)| *due <= now) {
-            if self.socket.written() == before {
-                self.input(Input::WriteStalled);
-                return Poll::Ready(Some(Exit::Abort));
-            }
-            self.stall = None;
+        if self.outbound.is_stalled(self.socket.written(), self.now) {
+            self.input(Input::WriteStalled);
+            return Poll::Ready(Some(Exit::Abort));
         }
-        self.machine.tick(now, &mut self.effects);
+        if self.inbound.resume(self.now) {
+            self.machine.set_throttled(false, self.now);
+        }
+        self.machine.tick(self.now, &mut self.effects);
         Poll::Ready(None)
     }
 
     /// Tells the machine, and gives a new event to the backend at once.
-    fn input(&mut self, input: Input) {
+    pub(super) fn input(&mut self, input: Input) {
         if let Some(dispatch) = self.machine.on(input, self.now, &mut self.effects) {
             self.dispatch(dispatch);
         }
         self.mailbox.set_busy(self.machine.is_busy());
+    }
+
+    /// Ends the connection without waiting for the client; what waits for it is gone.
+    pub(super) fn cut(&mut self, close: Close) {
+        if close.cause == Cause::OutboxFull {
+            self.relay.metrics().outbox_full();
+        }
+        self.mailbox.clear();
+        self.input(Input::Cut(close));
     }
 
     fn dispatch(&mut self, dispatch: Dispatch) {
@@ -291,6 +212,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         tracing::error!(connection = %self.peer.id, "connection panicked");
         self.requests = Requests::default();
         self.effects.clear();
+        self.mailbox.clear();
         self.input(Input::Panicked);
     }
 }
@@ -301,7 +223,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Exit> {
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.step(cx))) {
-                Ok(poll) => return poll,
+                Ok(poll) => {
+                    self.account_for_rest();
+                    return poll;
+                }
                 Err(_) if self.panicked => return Poll::Ready(Exit::Abort),
                 Err(_) => {
                     self.panicked = true;

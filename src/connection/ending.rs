@@ -1,7 +1,6 @@
 //! The end of a connection: the socket is left in the right order, the end is said once in the log,
 //! and the backend hears of it after all its other events.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,11 +27,13 @@ pub(super) async fn leave<S: AsyncRead + AsyncWrite + Unpin>(
     exit: Exit,
     close_timeout: Duration,
 ) -> LastEvents {
-    leave_socket(&mut driver, exit, close_timeout).await;
+    let answered = leave_socket(&mut driver, exit, close_timeout).await;
     let close = driver.machine.closed().cloned().unwrap_or(Close::of(Cause::Panic));
     let duration = driver.stats.since.elapsed();
     driver.relay.metrics().closed(close.code, close.cause, duration.as_secs_f64());
     let rtt = driver.machine.last_rtt();
+    driver.mailbox.clear();
+    driver.account_for_outbox();
     log(&driver.peer, &close, duration, Some(&driver.stats), rtt);
     LastEvents {
         peer: driver.peer,
@@ -40,18 +41,19 @@ pub(super) async fn leave<S: AsyncRead + AsyncWrite + Unpin>(
         trace: driver.trace,
         machine: driver.machine,
         requests: driver.requests,
-        answered: driver.answered,
+        answered,
         ended: Ended { close, duration },
     }
 }
 
-/// Events that are at the backend go on meanwhile: others may wait behind them.
+/// Events that are at the backend go on meanwhile, because others may wait behind them: their outcomes.
 async fn leave_socket<S: AsyncRead + AsyncWrite + Unpin>(
     driver: &mut Driver<S>,
     exit: Exit,
     close_timeout: Duration,
-) {
-    let Driver { socket, requests, answered, .. } = driver;
+) -> Vec<Answered> {
+    let Driver { socket, requests, .. } = driver;
+    let mut answered = Vec::new();
     let leaving = async {
         match (exit, socket.io_mut()) {
             (Exit::HangUp, Some(io)) => io.shutdown().await,
@@ -62,11 +64,12 @@ async fn leave_socket<S: AsyncRead + AsyncWrite + Unpin>(
     let mut leaving = pin!(timeout(close_timeout, leaving));
     poll_fn(|cx| {
         while let Poll::Ready(outcome) = requests.poll_next(cx) {
-            answered.push_back(outcome);
+            answered.push(outcome);
         }
         leaving.as_mut().poll(cx).map(drop)
     })
     .await;
+    answered
 }
 
 /// What a connection that is gone still has to tell the backend.
@@ -77,14 +80,14 @@ pub(super) struct LastEvents {
     trace: Trace,
     machine: Machine,
     requests: Requests,
-    answered: VecDeque<Answered>,
+    answered: Vec<Answered>,
     ended: Ended,
 }
 
 impl LastEvents {
     /// Waits for the events that are at the backend, then delivers `disconnected`.
     pub(super) async fn deliver(mut self, farewells: &Farewells) {
-        while let Some(answered) = self.answered.pop_front() {
+        for answered in std::mem::take(&mut self.answered) {
             self.take(answered);
         }
         while let Some(answered) = self.requests.next().await {
@@ -149,6 +152,7 @@ pub(super) fn log(
         messages_out = stats.map(|stats| stats.outbound.messages),
         bytes_out = stats.map(|stats| stats.outbound.bytes),
         rtt_ms = rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        outbox_peak = stats.map(|stats| stats.outbox_peak),
         last_outcome = stats.map(|stats| stats.last_outcome),
         "connection ended"
     );

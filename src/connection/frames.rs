@@ -14,6 +14,8 @@ pub(super) struct Frames {
     message: u64,
     /// Frames of the message so far, nil between messages.
     fragments: u32,
+    /// Frames beside the one that each message needs, since they were last asked for.
+    extra: u32,
     /// The most bytes of a message.
     max_message: u64,
     /// The text so far, while the message is text that does not come at once.
@@ -93,6 +95,7 @@ impl Frames {
             position: Position::start(),
             message: 0,
             fragments: 0,
+            extra: 0,
             max_message: max_message as u64,
             text: None,
         }
@@ -155,6 +158,11 @@ impl Frames {
         self.fragments == 0 && matches!(self.position, Position::Header { len: 0, .. })
     }
 
+    /// Control frames and continuations since the last call: work that no message accounts for.
+    pub(super) fn take_extra(&mut self) -> u32 {
+        std::mem::take(&mut self.extra)
+    }
+
     /// The payload behind a whole header of `len` bytes.
     fn payload(&self, header: &[u8; HEADER_MAX], len: usize, left: u64, is_whole: bool) -> Payload {
         let [flags, ..] = *header;
@@ -197,6 +205,9 @@ impl Frames {
         }
         if payload < least || payload >> 63 == 1 {
             return Err(Violation::Length);
+        }
+        if len == 2 + extended && (is_control || flags & 0x0f == 0) {
+            self.extra = self.extra.saturating_add(1);
         }
         if len == 2 + extended && !is_control {
             self.data(flags, payload)?;

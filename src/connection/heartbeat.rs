@@ -22,6 +22,11 @@ pub(super) struct Heartbeat {
     heard: Instant,
     /// When the last message went in or out.
     used: Instant,
+    /// Since when a message is coming in; none between messages.
+    begun: Option<Instant>,
+    message_timeout: Duration,
+    /// A deadline that has passed, and until when it is given a last look.
+    look: Option<(Instant, Instant)>,
     /// The ping that has no answer yet.
     ping: Option<Ping>,
     pings: u32,
@@ -51,6 +56,8 @@ pub(super) enum Beat {
 /// A timer that fires this late says that the node was starved or stopped, not that the client is
 /// gone: what the client sent meanwhile is not read yet.
 const STARVED: Duration = Duration::from_secs(1);
+/// Timers may fire before bytes are seen that came earlier, so nobody is given up at first sight.
+const LOOK: Duration = Duration::from_millis(100);
 
 impl Heartbeat {
     pub(super) fn new(settings: &Settings, now: Instant) -> Self {
@@ -62,6 +69,9 @@ impl Heartbeat {
             ends: settings.max_age.map(|p| now + jittered(p.get())),
             heard: now,
             used: now,
+            begun: None,
+            message_timeout: settings.message_timeout.get(),
+            look: None,
             ping: None,
             pings: 0,
             last_rtt: None,
@@ -74,6 +84,11 @@ impl Heartbeat {
         if let Some(ping) = &mut self.ping {
             ping.answered = true;
         }
+    }
+
+    /// Whether the bytes so far leave a message unfinished.
+    pub(super) fn partial(&mut self, is_partial: bool, now: Instant) {
+        self.begun = is_partial.then(|| self.begun.unwrap_or(now));
     }
 
     /// A message went in or out.
@@ -98,6 +113,7 @@ impl Heartbeat {
     /// Reading goes on after a pause in which the client's bytes waited unread.
     pub(super) fn resumed(&mut self, now: Instant) {
         (self.heard, self.used) = (now, now);
+        self.begun = self.begun.map(|_| now);
         if let Some(ping) = &mut self.ping {
             ping.due = now + self.pong_timeout;
         }
@@ -108,12 +124,12 @@ impl Heartbeat {
         if !reading {
             return self.ends;
         }
-        let silence = match &self.ping {
-            Some(ping) if !ping.answered => ping.due,
-            _ => self.heard + self.interval,
-        };
-        let idle = self.idle_timeout.map(|timeout| self.used + timeout);
-        [Some(silence), idle, self.ends].into_iter().flatten().min()
+        let deadline = self.deadline().map(|(deadline, _)| match self.look {
+            Some((passed, until)) if passed == deadline => until,
+            _ => deadline,
+        });
+        let ping = self.is_answered().then_some(self.heard + self.interval);
+        [deadline, ping, self.ends].into_iter().flatten().min()
     }
 
     /// What is due at `now`.
@@ -124,27 +140,52 @@ impl Heartbeat {
         if !reading {
             return Beat::Wait;
         }
-        if self.idle_timeout.is_some_and(|timeout| self.used + timeout <= now) {
-            return Beat::End(Cause::Idle);
+        if let Some((deadline, cause)) = self.deadline()
+            && self.is_over(deadline, now)
+        {
+            return Beat::End(cause);
         }
-        match &mut self.ping {
-            Some(ping) if !ping.answered => {
-                if now < ping.due {
-                    return Beat::Wait;
-                }
-                if now - ping.due < STARVED {
-                    return Beat::End(Cause::PongTimeout);
-                }
-                ping.due = now + self.pong_timeout;
-                Beat::Wait
-            }
-            _ if now < self.heard + self.interval => Beat::Wait,
-            _ => {
-                self.pings = self.pings.wrapping_add(1);
-                self.ping = Some(Ping { sent: now, due: now + self.pong_timeout, answered: false });
-                Beat::Ping(Bytes::copy_from_slice(&self.pings.to_be_bytes()))
-            }
+        if !self.is_answered() || now < self.heard + self.interval {
+            return Beat::Wait;
         }
+        self.pings = self.pings.wrapping_add(1);
+        self.ping = Some(Ping { sent: now, due: now + self.pong_timeout, answered: false });
+        Beat::Ping(Bytes::copy_from_slice(&self.pings.to_be_bytes()))
+    }
+
+    /// Whether no ping waits for an answer.
+    fn is_answered(&self) -> bool {
+        self.ping.as_ref().is_none_or(|ping| ping.answered)
+    }
+
+    /// The next time at which the client's silence or slowness ends the connection.
+    fn deadline(&self) -> Option<(Instant, Cause)> {
+        let pong = self.ping.as_ref().filter(|ping| !ping.answered).map(|ping| ping.due);
+        let idle = self.idle_timeout.map(|timeout| self.used + timeout);
+        let message = self.begun.map(|begun| begun + self.message_timeout);
+        let all =
+            [(pong, Cause::PongTimeout), (idle, Cause::Idle), (message, Cause::MessageTimeout)];
+        all.into_iter().filter_map(|(at, cause)| Some((at?, cause))).min_by_key(|(at, _)| *at)
+    }
+
+    /// Whether `deadline` has passed and a last look after it found nothing. A look that comes late
+    /// itself is none: the node got no time in between either.
+    fn is_over(&mut self, deadline: Instant, now: Instant) -> bool {
+        if now < deadline {
+            return false;
+        }
+        let looked = self.look.filter(|(passed, _)| *passed == deadline);
+        let (due, is_first) = looked.map_or((deadline, true), |(_, until)| (until, false));
+        if now < due {
+            return false;
+        }
+        let is_starved = now - due >= STARVED;
+        if is_first || is_starved {
+            let grace = if is_starved { self.pong_timeout } else { LOOK };
+            self.look = Some((deadline, now + grace));
+            return false;
+        }
+        true
     }
 }
 
@@ -175,7 +216,9 @@ mod tests {
         assert!(matches!(heart.beat(true, start + secs(20)), Beat::Ping(_)));
         assert_eq!(heart.due(true), Some(start + secs(30)));
         assert_eq!(heart.beat(true, start + secs(29)), Beat::Wait);
-        assert_eq!(heart.beat(true, start + secs(30)), Beat::End(Cause::PongTimeout));
+        assert_eq!(heart.beat(true, start + secs(30)), Beat::Wait);
+        assert_eq!(heart.due(true), Some(start + secs(30) + LOOK));
+        assert_eq!(heart.beat(true, start + secs(30) + LOOK), Beat::End(Cause::PongTimeout));
     }
 
     #[test]
@@ -201,7 +244,8 @@ mod tests {
         assert_eq!(heart.beat(false, start + secs(300)), Beat::Wait);
         heart.resumed(start + secs(300));
         assert_eq!(heart.due(true), Some(start + secs(310)));
-        assert_eq!(heart.beat(true, start + secs(310)), Beat::End(Cause::PongTimeout));
+        assert_eq!(heart.beat(true, start + secs(310)), Beat::Wait);
+        assert_eq!(heart.beat(true, start + secs(310) + LOOK), Beat::End(Cause::PongTimeout));
     }
 
     #[test]
@@ -211,7 +255,27 @@ mod tests {
         assert!(matches!(heart.beat(true, start + secs(20)), Beat::Ping(_)));
         assert_eq!(heart.beat(true, start + secs(90)), Beat::Wait);
         assert_eq!(heart.due(true), Some(start + secs(100)));
-        assert_eq!(heart.beat(true, start + secs(100)), Beat::End(Cause::PongTimeout));
+        assert_eq!(heart.beat(true, start + secs(150)), Beat::Wait, "stopped again");
+        assert_eq!(heart.beat(true, start + secs(160)), Beat::End(Cause::PongTimeout));
+    }
+
+    #[test]
+    fn a_message_that_trickles_in_has_its_time() {
+        let start = Instant::now();
+        let mut heart = heartbeat(start);
+        heart.partial(true, start + secs(5));
+        for second in 6..35 {
+            heart.heard(start + secs(second));
+            heart.partial(true, start + secs(second));
+            assert_eq!(heart.beat(true, start + secs(second)), Beat::Wait);
+        }
+        heart.heard(start + secs(35));
+        assert_eq!(heart.beat(true, start + secs(35)), Beat::Wait);
+        assert_eq!(heart.beat(true, start + secs(35) + LOOK), Beat::End(Cause::MessageTimeout));
+        heart.resumed(start + secs(40));
+        assert_eq!(heart.beat(true, start + secs(41)), Beat::Wait, "it was not read meanwhile");
+        heart.partial(false, start + secs(42));
+        assert_eq!(heart.due(true), Some(start + secs(60)));
     }
 
     #[test]
@@ -224,7 +288,8 @@ mod tests {
         };
         let mut heart = Heartbeat::new(&settings, start);
         heart.heard(start + secs(59));
-        assert_eq!(heart.beat(true, start + secs(60)), Beat::End(Cause::Idle));
+        assert_eq!(heart.beat(true, start + secs(60)), Beat::Wait);
+        assert_eq!(heart.beat(true, start + secs(60) + LOOK), Beat::End(Cause::Idle));
         heart.used(start + secs(899));
         heart.heard(start + secs(899));
         assert_eq!(heart.beat(true, start + secs(899)), Beat::Wait);

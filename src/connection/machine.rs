@@ -35,8 +35,11 @@ pub(super) struct Machine {
     /// A close that waits until no event is at the backend.
     parting: Option<Close>,
     close_timeout: Duration,
-    /// Whether a write waits for the client to read; it is not read meanwhile either.
+    /// Whether something waits for the client to read it, or for its turn; the client is not read
+    /// meanwhile either.
     is_blocked: bool,
+    /// Whether the client sent more than its limits allow and is not read for a while.
+    is_throttled: bool,
     /// Whether the client was read until now; the heartbeat pauses meanwhile.
     was_reading: bool,
 }
@@ -56,6 +59,8 @@ pub(super) enum Input {
     Outcome { kind: EventKind, sequence: u64, outcome: Outcome },
     /// The node wants the connection to end, once its events are answered.
     Part(Close),
+    /// The node wants the connection to end at once, without waiting for the client.
+    Cut(Close),
     /// A write made no progress for too long.
     WriteStalled,
     /// A bug was caught while it worked on this connection.
@@ -131,6 +136,7 @@ impl Machine {
             parting: None,
             close_timeout: heartbeat.close_timeout.get(),
             is_blocked: false,
+            is_throttled: false,
             was_reading: true,
         }
     }
@@ -159,6 +165,7 @@ impl Machine {
                 self.on_outcome(kind, sequence, outcome, now, effects);
             }
             Input::Part(close) => self.part(close, now, effects),
+            Input::Cut(close) => self.fail(close, Effect::Abort, effects),
             Input::PeerClosed(close) => {
                 let is_answer = matches!(self.phase, Phase::Closing { .. });
                 let last = if is_answer { Effect::HangUp } else { Effect::Linger };
@@ -205,6 +212,9 @@ impl Machine {
                     Beat::End(Cause::PongTimeout) => {
                         self.fail(Close::of(Cause::PongTimeout), Effect::Abort, effects);
                     }
+                    Beat::End(Cause::MessageTimeout) => {
+                        self.fail(Close::of(Cause::MessageTimeout), Effect::Linger, effects);
+                    }
                     Beat::End(cause) => self.close(Close::of(cause), now, effects),
                 }
             }
@@ -229,15 +239,29 @@ impl Machine {
         match self.phase {
             Phase::Opening | Phase::Closed(_) => false,
             _ if self.is_blocked => false,
-            Phase::Open => self.parting.is_none() && self.in_flight < self.route.in_flight,
+            Phase::Open => {
+                let has_room = self.in_flight < self.route.in_flight;
+                has_room && !self.is_throttled && self.parting.is_none()
+            }
             Phase::Closing { .. } => true,
         }
     }
 
-    /// A write waits for the client to read, or waits no more.
+    /// Something waits for the client to read it, or waits no more.
     pub(super) fn set_blocked(&mut self, is_blocked: bool, now: Instant) {
         self.is_blocked = is_blocked;
         self.note_reading(now);
+    }
+
+    /// The client is over its limits, or is no more.
+    pub(super) fn set_throttled(&mut self, is_throttled: bool, now: Instant) {
+        self.is_throttled = is_throttled;
+        self.note_reading(now);
+    }
+
+    /// Whether what came in so far leaves a message unfinished.
+    pub(super) fn partial(&mut self, is_partial: bool, now: Instant) {
+        self.heartbeat.partial(is_partial, now);
     }
 
     /// Whether messages are still taken from the client.

@@ -18,6 +18,8 @@ mod socket;
 mod requests;
 mod stats;
 mod driver;
+mod inbound;
+mod outbound;
 mod farewell;
 mod ending;
 mod never;
@@ -34,7 +36,7 @@ use tokio::time::{Instant, timeout};
 use crate::config::Heartbeat;
 use crate::event::{Peer, State, Trace};
 use crate::hub::{Mailbox, Registered};
-use crate::limits::Permit;
+use crate::limits::{Permit, Rates};
 use crate::relay::Relay;
 
 use driver::Driver;
@@ -63,6 +65,8 @@ pub struct Accepted {
     pub heartbeat: Heartbeat,
     /// Bytes of read buffer: 1 KiB above TLS, which has a buffer of its own, else 2 KiB.
     pub read_buffer: usize,
+    /// The limits that it meets.
+    pub rates: Rates,
     /// The line to the connection.
     pub mailbox: Mailbox,
     /// Its place in the table of connections.
@@ -82,7 +86,8 @@ pub fn run<S>(io: S, accepted: Accepted) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let Accepted { peer, relay, trace, heartbeat, mailbox, registered, permit, .. } = accepted;
+    let Accepted { peer, relay, trace, heartbeat, rates, mailbox, registered, permit, .. } =
+        accepted;
     let farewells = accepted.farewells;
     relay.metrics().opened();
     let machine = Machine::new(
@@ -95,7 +100,8 @@ where
     );
     let socket = Socket::new(io, peer.route.max_message.bytes(), accepted.read_buffer);
     let (close_timeout, write_timeout) = (heartbeat.close_timeout, heartbeat.write_timeout.get());
-    let mut driver = Driver::new(socket, machine, peer, relay, trace, mailbox, write_timeout);
+    let mut driver =
+        Driver::new(socket, machine, peer, relay, trace, mailbox, rates, write_timeout);
     async move {
         let exit = (&mut driver).await;
         let last = Box::pin(ending::leave(driver, exit, close_timeout.get())).await;

@@ -104,6 +104,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.ws.as_mut().is_some_and(|ws| ws.get_mut().take_heard())
     }
 
+    /// Frames beside the one that each message needs, since the last call.
+    pub(super) fn take_extra(&mut self) -> u32 {
+        self.ws.as_mut().map_or(0, |ws| ws.get_mut().take_extra())
+    }
+
+    /// Whether what came in so far leaves a message unfinished.
+    pub(super) fn is_partial(&self) -> bool {
+        self.ws.as_ref().is_some_and(|ws| !ws.get_ref().is_between_messages())
+    }
+
     /// Bytes written so far; a difference is progress.
     pub(super) fn written(&self) -> u64 {
         self.ws.as_ref().map_or(0, |ws| ws.get_ref().written())

@@ -11,6 +11,8 @@ pub(super) struct Stats {
     pub(super) since: Instant,
     pub(super) inbound: Traffic,
     pub(super) outbound: Traffic,
+    /// The most payload bytes that waited for the client to read.
+    pub(super) outbox_peak: usize,
     /// The last outcome's word; empty when no event was sent.
     pub(super) last_outcome: &'static str,
 }
@@ -28,6 +30,7 @@ impl Stats {
             since: Instant::now(),
             inbound: Traffic::default(),
             outbound: Traffic::default(),
+            outbox_peak: 0,
             last_outcome: "",
         }
     }

@@ -40,6 +40,11 @@ impl<S> Wire<S> {
         self.written
     }
 
+    /// Frames beside the one that each message needs, since the last call.
+    pub(super) fn take_extra(&mut self) -> u32 {
+        self.frames.take_extra()
+    }
+
     pub(super) fn is_between_messages(&self) -> bool {
         self.frames.is_between_messages() && self.violation.is_none()
     }

@@ -1,9 +1,12 @@
-//! The public door: TCP, TLS and HTTP, up to the request that the handshake answers.
+//! The public door: TCP, whose connection it is, TLS and HTTP, up to the request that the handshake
+//! answers.
 //!
 //! Every stage has a deadline, and a client that is not let in holds nothing but its own task.
 
-mod head;
 mod listener;
+pub mod proxy;
+mod head;
+pub mod forwarded;
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -23,7 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::config::Limits;
+use crate::config::{Forwarded, Limits, ProxyProtocol};
 use crate::handshake::{BadHead, Caller, Doorkeeper, Place};
 use crate::limits::Permits;
 use crate::metrics::Metrics;
@@ -62,6 +65,15 @@ pub enum Transport {
     Plain,
 }
 
+/// What stands in front of one listener and is believed when it says who the client is.
+#[derive(Debug, Clone, Default)]
+pub struct Proxies {
+    /// Says it before TLS. None: a PROXY header is a bad request.
+    pub protocol: Option<ProxyProtocol>,
+    /// Says it in a header of the request.
+    pub forwarded: Option<Forwarded>,
+}
+
 /// Above TLS, which has a read buffer of its own.
 const READ_BUFFER_TLS: usize = 1024;
 const READ_BUFFER_PLAIN: usize = 2048;
@@ -76,7 +88,13 @@ const CONSOLE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
 
 impl Edge {
     /// Serves the clients of one listener until the node stops.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, transport: Transport) {
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        transport: Transport,
+        proxies: Proxies,
+    ) {
+        let proxies = Arc::new(proxies);
         loop {
             let accepted = tokio::select! {
                 () = self.tasks.stopping() => return,
@@ -89,8 +107,9 @@ impl Edge {
                 continue;
             };
             let (edge, transport) = (Arc::clone(&self), transport.clone());
+            let proxies = Arc::clone(&proxies);
             self.tasks.spawn("client", async move {
-                Box::pin(edge.client(tcp, remote, transport, place)).await;
+                Box::pin(edge.client(tcp, remote, transport, &proxies, place)).await;
             });
         }
     }
@@ -100,14 +119,27 @@ impl Edge {
         open.or_else(|| self.waiting.take().map(Place::Waiting))
     }
 
-    async fn client(&self, tcp: TcpStream, remote: SocketAddr, transport: Transport, place: Place) {
-        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+    async fn client(
+        &self,
+        mut tcp: TcpStream,
+        remote: SocketAddr,
+        transport: Transport,
+        proxies: &Proxies,
+        place: Place,
+    ) {
+        let mut remote = canonical(remote);
+        if let Some(protocol) = &proxies.protocol {
+            let proxied = Box::pin(self.proxied(&mut tcp, remote, protocol)).await;
+            let Some(proxied) = proxied else { return };
+            remote = proxied;
+        }
+        let forwarded = proxies.forwarded.as_ref();
         match transport {
             Transport::Plain => {
                 let read_buffer = READ_BUFFER_PLAIN;
                 let place = Some(place);
                 let caller = Caller { remote, certificate: None, read_buffer, place };
-                Box::pin(self.http(tcp, caller)).await;
+                Box::pin(self.http(tcp, caller, forwarded)).await;
             }
             Transport::Tls(acceptor) => {
                 let accepting = Box::pin(acceptor.accept(tcp, self.limits.tls_timeout.get()));
@@ -123,7 +155,7 @@ impl Edge {
                         let read_buffer = READ_BUFFER_TLS;
                         let place = Some(place);
                         let caller = Caller { remote, certificate, read_buffer, place };
-                        Box::pin(self.http(tls, caller)).await;
+                        Box::pin(self.http(tls, caller, forwarded)).await;
                     }
                     Err(error) => {
                         self.metrics.tls_handshake(error.reason());
@@ -134,8 +166,33 @@ impl Edge {
         }
     }
 
+    /// Whom the connection from `remote` is for, by the PROXY header it begins with. None when it is
+    /// to be closed.
+    async fn proxied(
+        &self,
+        tcp: &mut TcpStream,
+        remote: SocketAddr,
+        protocol: &ProxyProtocol,
+    ) -> Option<SocketAddr> {
+        let read = tokio::select! {
+            read = proxy::read(tcp, remote, protocol) => read,
+            () = self.tasks.stopping() => return None,
+        };
+        match read {
+            Ok(peer) => {
+                self.metrics.proxy_protocol(if peer.is_some() { "ok" } else { "local" });
+                Some(peer.map_or(remote, canonical))
+            }
+            Err(error) => {
+                self.metrics.proxy_protocol(error.reason());
+                tracing::debug!(%remote, %error, "PROXY header refused");
+                None
+            }
+        }
+    }
+
     /// HTTP/1.1 until an upgrade, an error, or the stop of the node. TLS agreed on nothing else.
-    pub(crate) async fn http<S>(&self, io: S, caller: Caller)
+    pub(crate) async fn http<S>(&self, io: S, caller: Caller, forwarded: Option<&Forwarded>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -148,10 +205,13 @@ impl Edge {
         let service = service_fn(|request: Request<Incoming>| {
             head.set();
             let is_console = self.is_console(&request);
-            let caller = match is_console {
+            let mut caller = match is_console {
                 true => None,
                 false => caller.lock().unwrap_or_else(PoisonError::into_inner).take(),
             };
+            if let (Some(caller), Some(forwarded)) = (&mut caller, forwarded) {
+                caller.remote = forwarded::client(caller.remote, request.headers(), forwarded);
+            }
             async move {
                 Ok::<_, Infallible>(match caller {
                     Some(caller) => Box::pin(self.doorkeeper.answer(request, caller)).await,
@@ -196,6 +256,11 @@ impl Edge {
     fn is_console<B>(&self, request: &Request<B>) -> bool {
         self.console && request.method() == Method::GET && request.uri().path() == CONSOLE_PATH
     }
+}
+
+/// IPv4 is IPv4 however it came, so that limits and networks see one client as one.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// What was wrong with the head; none when the client left.

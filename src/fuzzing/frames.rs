@@ -8,12 +8,12 @@ use tokio::io::duplex;
 
 use super::METRICS;
 use super::stream::{Frame, Manner, PING, PIPE, PONG, manner, runtime, server_frames, talk};
-use crate::config::{AuthMode, Backend, EventKind, Heartbeat, Route, Size};
+use crate::config::{AuthMode, Backend, EventKind, Heartbeat, Plan, Route, Size};
 use crate::connection::{Accepted, Farewells, run};
 use crate::event::{Peer, Trace};
 use crate::hub::Table;
 use crate::id::{ConnectionId, NodeId};
-use crate::limits::Permits;
+use crate::limits::{Permits, Rates};
 use crate::relay::{Hold, Relay};
 use crate::task::Tasks;
 
@@ -52,7 +52,7 @@ pub(super) fn transcript(bytes: &[u8], manner: Manner) -> Vec<Frame> {
 fn accepted(table: &Table, places: &Permits) -> Accepted {
     let (route, relay) = &*ROUTE;
     let id = ConnectionId::random(NodeId::random());
-    let (registered, mailbox) = table.register(id);
+    let (registered, mailbox) = table.register(id, &route.outbox);
     Accepted {
         peer: Arc::new(Peer {
             id,
@@ -71,6 +71,7 @@ fn accepted(table: &Table, places: &Permits) -> Accepted {
         expires: None,
         heartbeat: Heartbeat::default(),
         read_buffer: 1024,
+        rates: Rates::new(&Plan::default(), None),
         mailbox,
         registered,
         permit: places.take().unwrap(),

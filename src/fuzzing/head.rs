@@ -1,5 +1,6 @@
 //! Any bytes at the public door: HTTP, the opening handshake, and the connection behind it.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock, Mutex};
 
@@ -11,10 +12,10 @@ use super::token::{VERIFIER, sources};
 use crate::config::{AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size};
 use crate::connection::Farewells;
 use crate::edge::Edge;
-use crate::handshake::{Caller, Door, Doorkeeper, Gate, Place, Routes};
+use crate::handshake::{Caller, Door, Doorkeeper, Gate, Place, Plans, Routes};
 use crate::hub::Table;
 use crate::id::NodeId;
-use crate::limits::Permits;
+use crate::limits::{Permits, Users};
 use crate::relay::{Hold, Relay};
 use crate::task::Tasks;
 
@@ -67,7 +68,7 @@ pub(super) fn answer(bytes: &[u8], manner: Manner) -> Option<u16> {
         let (ours, theirs) = duplex(PIPE);
         let (edge, caller) = edge();
         let node = async {
-            edge.http(theirs, caller).await;
+            edge.http(theirs, caller, None).await;
             edge.doorkeeper.farewells.tasks.ended().await;
         };
         let all = talk(ours, bytes, manner, Box::pin(node)).await;
@@ -121,8 +122,15 @@ fn edge() -> (Edge, Caller) {
         AuthMode::Certificate => Gate::Certificate,
         AuthMode::Jwt => Gate::Jwt { verifier: VERIFIER.clone(), sources: sources() },
     };
+    let plans = Arc::new(Plans::new(&BTreeMap::new()));
     let doors = ROUTES.iter().map(|(route, relay)| {
-        let door = Door::new(Arc::clone(route), relay.clone(), gate(route), Heartbeat::default());
+        let door = Door::new(
+            Arc::clone(route),
+            relay.clone(),
+            gate(route),
+            Heartbeat::default(),
+            Arc::clone(&plans),
+        );
         (route.path.clone(), door)
     });
     let doorkeeper = Doorkeeper {
@@ -130,6 +138,7 @@ fn edge() -> (Edge, Caller) {
         node: NodeId::random(),
         table: Table::new(),
         farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
+        users: Users::new(),
         metrics: METRICS.clone(),
     };
     let edge = Edge {

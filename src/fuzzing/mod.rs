@@ -13,6 +13,7 @@
 
 mod stream;
 mod head;
+mod proxy;
 mod frames;
 mod token;
 mod reply;
@@ -27,6 +28,7 @@ use crate::metrics::Metrics;
 pub use config::config;
 pub use frames::frames;
 pub use head::head;
+pub use proxy::proxy;
 pub use reply::reply;
 pub use token::token;
 
@@ -34,8 +36,14 @@ pub use token::token;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its program and of its folder of seeds.
-pub const TARGETS: [(&str, Target); 5] =
-    [("head", head), ("frames", frames), ("token", token), ("reply", reply), ("config", config)];
+pub const TARGETS: [(&str, Target); 6] = [
+    ("proxy", proxy),
+    ("head", head),
+    ("frames", frames),
+    ("token", token),
+    ("reply", reply),
+    ("config", config),
+];
 
 /// Made once: registering all families takes longer than a whole run of a target.
 static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);

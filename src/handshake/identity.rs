@@ -25,6 +25,8 @@ pub(super) struct Admitted {
     pub(super) user: Option<UserId>,
     /// When its token ends.
     pub(super) expires: Option<SystemTime>,
+    /// The plan that its token names.
+    pub(super) plan: Option<String>,
     /// The selected subprotocol.
     pub(super) subprotocol: Option<String>,
     /// The backend's state.
@@ -43,6 +45,7 @@ pub(super) struct Admitted {
 struct Shown {
     user: Option<UserId>,
     expires: Option<SystemTime>,
+    plan: Option<String>,
     claims: serde_json::Map<String, serde_json::Value>,
     /// The query without a token.
     query: String,
@@ -73,6 +76,7 @@ pub(super) async fn admit<B>(
     let mut admitted = Admitted {
         user: shown.user.clone(),
         expires: shown.expires,
+        plan: shown.plan.clone(),
         subprotocol: select(&door.route.subprotocols, &shown.subprotocols),
         state: None,
         headers: Vec::new(),
@@ -135,6 +139,7 @@ async fn show<B>(
             Ok(Shown {
                 user: Some(identity.user),
                 expires: Some(identity.expires_at),
+                plan: identity.plan,
                 claims: identity.claims,
                 ..rest
             })

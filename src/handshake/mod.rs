@@ -11,6 +11,7 @@ mod request;
 mod origin;
 mod identity;
 mod refusal;
+mod plans;
 mod upgrade;
 
 use std::net::SocketAddr;
@@ -27,7 +28,7 @@ use crate::connection::Farewells;
 use crate::event::{Certificate, Peer, Trace};
 use crate::hub::Table;
 use crate::id::{ConnectionId, NodeId};
-use crate::limits::Permit;
+use crate::limits::{Permit, Users};
 use crate::metrics::Metrics;
 use crate::relay::Relay;
 
@@ -36,6 +37,7 @@ use identity::Admitted;
 use origin::{Origins, Trust};
 use refusal::Refusal;
 
+pub use plans::Plans;
 pub use refusal::BadHead;
 pub use routes::Routes;
 
@@ -53,6 +55,8 @@ pub struct Doorkeeper {
     pub table: Table,
     /// Where their tasks run, and how their last events are delivered.
     pub farewells: Farewells,
+    /// The limits that connections of one user share.
+    pub users: Users,
     /// Where results are counted.
     pub metrics: Metrics,
 }
@@ -65,6 +69,7 @@ pub struct Door {
     gate: Gate,
     origins: Origins,
     heartbeat: Heartbeat,
+    plans: Arc<Plans>,
 }
 
 /// How a client shows who it is.
@@ -110,7 +115,13 @@ pub enum Place {
 impl Door {
     /// A door for `route`, whose heartbeat is `heartbeat` unless it has its own.
     #[must_use]
-    pub fn new(route: Arc<Route>, relay: Relay, gate: Gate, heartbeat: Heartbeat) -> Self {
+    pub fn new(
+        route: Arc<Route>,
+        relay: Relay,
+        gate: Gate,
+        heartbeat: Heartbeat,
+        plans: Arc<Plans>,
+    ) -> Self {
         let forwards =
             |header| route.forward_headers.iter().any(|name| name.eq_ignore_ascii_case(header));
         let trust = match &gate {
@@ -122,7 +133,7 @@ impl Door {
         };
         let origins = Origins::new(&route.origins, trust);
         let heartbeat = route.heartbeat.unwrap_or(heartbeat);
-        Self { route, relay, gate, origins, heartbeat }
+        Self { route, relay, gate, origins, heartbeat, plans }
     }
 }
 

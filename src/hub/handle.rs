@@ -1,12 +1,15 @@
-//! The line to one connection: others leave a wish, the connection's own task picks it up.
+//! The line to one connection: others leave wishes and messages, the connection's own task takes them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
-use crate::close::Close;
+use super::outbox::{Full, Outbox};
+use crate::close::{Cause, Close};
+use crate::config;
+use crate::message::Message;
 
 /// The end that others hold. Cloning shares the line.
 #[derive(Debug, Clone)]
@@ -16,36 +19,92 @@ pub struct Handle(Arc<Line>);
 #[derive(Debug)]
 pub struct Mailbox(Arc<Line>);
 
-#[derive(Debug, Default)]
+/// How somebody wants the connection to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// Once its events are answered and what waits for it is sent.
+    Part(Close),
+    /// At once; what waits for it is gone.
+    Cut(Close),
+}
+
+#[derive(Debug)]
 struct Line {
-    /// A wish to end; the first one stands. The lock is held for a move only.
-    part: Mutex<Option<Close>>,
+    /// Held for a move only, never while another lock is taken.
+    shared: Mutex<Shared>,
     /// Whether there is a wish, so that looking for one takes no lock.
-    wished: AtomicBool,
+    is_wished: AtomicBool,
+    /// Messages in the outbox, so that finding it empty takes no lock.
+    waiting: AtomicUsize,
     waker: AtomicWaker,
     /// Whether an event of the connection is at the backend.
     busy: AtomicBool,
 }
 
+#[derive(Debug)]
+struct Shared {
+    /// The first wish of its kind stands; a cut goes before a part.
+    wish: Option<Wish>,
+    outbox: Outbox,
+}
+
 impl Handle {
-    /// Both ends of a new line.
+    /// Both ends of a new line, whose outbox has these bounds.
     #[must_use]
-    pub fn new() -> (Self, Mailbox) {
-        let line = Arc::new(Line::default());
+    pub fn new(bounds: &config::Outbox) -> (Self, Mailbox) {
+        let line = Arc::new(Line {
+            shared: Mutex::new(Shared { wish: None, outbox: Outbox::new(bounds) }),
+            is_wished: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            waker: AtomicWaker::new(),
+            busy: AtomicBool::new(false),
+        });
         (Self(Arc::clone(&line)), Mailbox(line))
     }
 
     /// Wishes that the connection ends, once its events are answered.
     pub fn part(&self, close: Close) {
-        self.0.part.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(close);
-        self.0.wished.store(true, Ordering::Release);
-        self.0.waker.wake();
+        self.0.lock().wish.get_or_insert(Wish::Part(close));
+        self.0.call();
+    }
+
+    /// Wishes that the connection ends at once; what waits for it is gone.
+    pub fn cut(&self, close: Close) {
+        self.0.lock().cut(close);
+        self.0.call();
+    }
+
+    /// Puts a message into the outbox; the connection sends it when its client reads.
+    ///
+    /// # Errors
+    /// When there is no room. The connection is cut then, with 4508.
+    pub fn push(&self, message: Message) -> Result<(), Full> {
+        let offered = {
+            let mut shared = self.0.lock();
+            let offered = shared.outbox.offer(message);
+            if offered.is_err() {
+                shared.cut(Close::of(Cause::OutboxFull));
+            }
+            self.0.waiting.store(shared.outbox.len(), Ordering::Release);
+            offered
+        };
+        match offered {
+            Ok(()) => self.0.waker.wake(),
+            Err(Full) => self.0.call(),
+        }
+        offered
     }
 
     /// Whether an event of the connection is at the backend.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.0.busy.load(Ordering::Relaxed)
+    }
+
+    /// Payload bytes that wait for the client to read them.
+    #[must_use]
+    pub fn outbox_bytes(&self) -> usize {
+        self.0.lock().outbox.bytes()
     }
 }
 
@@ -57,13 +116,13 @@ impl Mailbox {
     }
 
     /// Ready when there is a wish to end; each is given out once.
-    pub fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
+    pub fn poll_wish(&mut self, cx: &mut Context<'_>) -> Poll<Wish> {
         self.0.waker.register(cx.waker());
-        if !self.0.wished.swap(false, Ordering::Acquire) {
+        if !self.0.is_wished.swap(false, Ordering::Acquire) {
             return Poll::Pending;
         }
-        match self.0.part.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(close) => Poll::Ready(close),
+        match self.0.lock().wish.take() {
+            Some(wish) => Poll::Ready(wish),
             None => Poll::Pending,
         }
     }
@@ -71,5 +130,70 @@ impl Mailbox {
     /// Says whether an event of the connection is at the backend.
     pub fn set_busy(&self, busy: bool) {
         self.0.busy.store(busy, Ordering::Relaxed);
+    }
+
+    /// Whether a message waits.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        self.0.waiting.load(Ordering::Acquire) > 0
+    }
+
+    /// Puts a message into the outbox.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn offer(&self, message: Message) -> Result<(), Full> {
+        self.with_outbox(|outbox| outbox.offer(message))
+    }
+
+    /// The bytes of the message whose turn it is.
+    #[must_use]
+    pub fn next(&self) -> Option<usize> {
+        self.with_outbox(|outbox| outbox.next())
+    }
+
+    /// Takes the message whose turn it is.
+    #[must_use]
+    pub fn take(&self) -> Option<Message> {
+        self.with_outbox(Outbox::take)
+    }
+
+    /// Drops what waits.
+    pub fn clear(&self) {
+        self.with_outbox(Outbox::clear);
+    }
+
+    /// Payload bytes that wait, the most that ever did, and the messages that were dropped since the
+    /// last call.
+    #[must_use]
+    pub fn account(&self) -> (usize, usize, usize) {
+        self.with_outbox(|outbox| (outbox.bytes(), outbox.peak(), outbox.take_dropped()))
+    }
+
+    fn with_outbox<T>(&self, act: impl FnOnce(&mut Outbox) -> T) -> T {
+        let mut shared = self.0.lock();
+        let result = act(&mut shared.outbox);
+        self.0.waiting.store(shared.outbox.len(), Ordering::Release);
+        result
+    }
+}
+
+impl Shared {
+    fn cut(&mut self, close: Close) {
+        if !matches!(self.wish, Some(Wish::Cut(_))) {
+            self.wish = Some(Wish::Cut(close));
+        }
+    }
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the connection to see a wish.
+    fn call(&self) {
+        self.is_wished.store(true, Ordering::Release);
+        self.waker.wake();
     }
 }

@@ -1,7 +1,9 @@
 //! Who is connected to this node, and the way to tell a connection something.
 
+mod outbox;
 mod handle;
 mod table;
 
-pub use handle::{Handle, Mailbox};
+pub use handle::{Handle, Mailbox, Wish};
+pub use outbox::{Full, Outbox};
 pub use table::{Registered, Table};

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::handle::{Handle, Mailbox};
+use crate::config;
 use crate::id::ConnectionId;
 
 /// The connections by id, in shards so that handshakes on many cores do not meet at one lock. No
@@ -31,8 +32,8 @@ impl Table {
 
     /// Adds a connection until the returned guard is dropped.
     #[must_use]
-    pub fn register(&self, id: ConnectionId) -> (Registered, Mailbox) {
-        let (handle, mailbox) = Handle::new();
+    pub fn register(&self, id: ConnectionId, outbox: &config::Outbox) -> (Registered, Mailbox) {
+        let (handle, mailbox) = Handle::new(outbox);
         self.shard(&id).insert(id, handle);
         (Registered { id, table: self.clone() }, mailbox)
     }
@@ -86,7 +87,9 @@ mod tests {
     fn a_connection_is_in_the_table_for_the_life_of_its_guard() {
         let table = Table::new();
         let node = NodeId::random();
-        let kept: Vec<_> = (0..1000).map(|_| table.register(ConnectionId::random(node))).collect();
+        let kept: Vec<_> = (0..1000)
+            .map(|_| table.register(ConnectionId::random(node), &config::Outbox::default()))
+            .collect();
         assert_eq!((table.len(), table.handles().len()), (1000, 1000));
         drop(kept);
         assert!(table.is_empty());

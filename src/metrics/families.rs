@@ -80,6 +80,24 @@ pub(super) fn register() -> Metrics {
             &["hub", "route", "transport"],
         ),
         ping_rtt: histograms(r, "ping_rtt_seconds", "Time from a ping to its pong.", &place, FAST),
+        limited: counters(
+            r,
+            "limited_total",
+            "Messages and frames over a rate limit, by what was done.",
+            &["limit", "action"],
+        ),
+        outbox_bytes: gauges(
+            r,
+            "outbox_bytes",
+            "Payload bytes that wait for clients to read them.",
+            &place,
+        ),
+        outbox_overflow: counters(
+            r,
+            "outbox_overflow_total",
+            "Connections closed (close) or messages dropped (drop-oldest) at a full outbox.",
+            &["hub", "route", "policy"],
+        ),
         handshakes: counters(
             r,
             "handshakes_total",
@@ -97,6 +115,12 @@ pub(super) fn register() -> Metrics {
             r,
             "tls_handshakes_total",
             "TLS handshakes ended, by result.",
+            &["result"],
+        ),
+        proxy_protocol: counters(
+            r,
+            "proxy_protocol_total",
+            "Connections to listeners with PROXY protocol, by what became of the header.",
             &["result"],
         ),
         certificate_expiry: gauges(
@@ -158,6 +182,9 @@ pub(super) fn register() -> Metrics {
     // misses that event.
     for result in ["ok", "failed", "timeout"] {
         metrics.tls_handshakes.with_label_values(&[result]);
+    }
+    for result in ["ok", "local", "untrusted", "malformed", "timeout", "closed"] {
+        metrics.proxy_protocol.with_label_values(&[result]);
     }
     for result in ["ok", "failed"] {
         metrics.config_reloads.with_label_values(&[result]);

@@ -28,9 +28,13 @@ pub struct Metrics {
     backend_in_flight: IntGaugeVec,
     backend_held: IntGaugeVec,
     ping_rtt: HistogramVec,
+    limited: IntCounterVec,
+    outbox_bytes: IntGaugeVec,
+    outbox_overflow: IntCounterVec,
     handshakes: IntCounterVec,
     handshake_duration: HistogramVec,
     tls_handshakes: IntCounterVec,
+    proxy_protocol: IntCounterVec,
     certificate_expiry: IntGaugeVec,
     nats_connected: IntGauge,
     nats_reconnects: IntCounter,
@@ -75,9 +79,24 @@ impl Metrics {
         }
     }
 
+    /// Makes the counters of all rate `limits` and `actions`, at zero.
+    pub fn declare_limits(&self, limits: &[&'static str], actions: &[&'static str]) {
+        for limit in limits {
+            for action in actions {
+                self.limited.with_label_values(&[*limit, *action]);
+            }
+        }
+    }
+
     /// One TLS handshake ended: `ok`, `failed` or `timeout`.
     pub fn tls_handshake(&self, result: &'static str) {
         self.tls_handshakes.with_label_values(&[result]).inc();
+    }
+
+    /// A PROXY header was read or not: `ok`, `local` when it named no address, or why its connection
+    /// was closed: `untrusted`, `malformed`, `timeout`, `closed`.
+    pub fn proxy_protocol(&self, result: &'static str) {
+        self.proxy_protocol.with_label_values(&[result]).inc();
     }
 
     /// When the certificate at this place in the config ends, in seconds since 1970.

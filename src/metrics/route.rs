@@ -26,6 +26,10 @@ pub struct RouteMetrics {
     /// Events that wait for a backend.
     pub held: IntGauge,
     ping_rtt: Histogram,
+    limited: IntCounterVec,
+    outbox_bytes: IntGauge,
+    outbox_closed: IntCounter,
+    outbox_dropped: IntCounter,
     panics: IntCounter,
     disconnect_events: IntCounterVec,
 }
@@ -57,6 +61,7 @@ impl RouteMetrics {
         let outcome =
             |word| metrics.backend_requests.with_label_values(&[hub, route, transport, word]);
         let backend = [hub, route, transport];
+        let overflow = |policy| metrics.outbox_overflow.with_label_values(&[hub, route, policy]);
         Self {
             hub: hub.to_owned(),
             route: route.to_owned(),
@@ -77,6 +82,10 @@ impl RouteMetrics {
             in_flight: metrics.backend_in_flight.with_label_values(&backend),
             held: metrics.backend_held.with_label_values(&backend),
             ping_rtt: metrics.ping_rtt.with_label_values(&place),
+            limited: metrics.limited.clone(),
+            outbox_bytes: metrics.outbox_bytes.with_label_values(&place),
+            outbox_closed: overflow("close"),
+            outbox_dropped: overflow("drop-oldest"),
             panics: metrics.panics.clone(),
             disconnect_events: metrics.disconnect_events.clone(),
         }
@@ -133,6 +142,24 @@ impl RouteMetrics {
     /// A `disconnected` event was `accepted`, `given-up`, or `dropped` for want of a place.
     pub fn disconnect_event(&self, result: &'static str) {
         self.disconnect_events.with_label_values(&[result]).inc();
+    }
+
+    /// Something of a connection was over a limit: the limit's word and what was done.
+    pub fn limited(&self, limit: &'static str, action: &'static str) {
+        self.limited.with_label_values(&[limit, action]).inc();
+    }
+
+    /// An outbox that held `before` bytes holds `after`, and `dropped` messages made room for newer
+    /// ones.
+    pub fn outbox(&self, before: usize, after: usize, dropped: usize) {
+        let number = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.outbox_bytes.add(number(after) - number(before));
+        self.outbox_dropped.inc_by(dropped as u64);
+    }
+
+    /// A connection is closed because its outbox was full.
+    pub fn outbox_full(&self) {
+        self.outbox_closed.inc();
     }
 
     /// A pong came `seconds` after its ping.

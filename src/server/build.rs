@@ -9,11 +9,11 @@ use crate::auth::Verifier;
 use crate::config::{AuthMode, Backend, Config, Jwt, Route};
 use crate::connection::Farewells;
 use crate::edge::Edge;
-use crate::handshake::{Door, Doorkeeper, Gate, Routes};
+use crate::handshake::{Door, Doorkeeper, Gate, Plans, Routes};
 use crate::http_client::Client;
 use crate::hub::Table;
 use crate::id::NodeId;
-use crate::limits::Permits;
+use crate::limits::{Limited, Permits, Users};
 use crate::metrics::Metrics;
 use crate::nats::Nats;
 use crate::relay::{Hold, Relay};
@@ -62,8 +62,10 @@ pub(super) async fn parts(
         None => None,
     };
     let hold = Hold::new(config.limits.max_held.bytes());
+    let plans = Arc::new(Plans::new(&config.plans));
     let doors = (0..).zip(&config.routes).map(|(place, route)| {
-        let door = door(config, place, route, verifier.as_ref(), nats.as_ref(), &hold, &metrics)?;
+        let door =
+            door(config, place, route, verifier.as_ref(), nats.as_ref(), &hold, &metrics, &plans)?;
         Ok((route.path.clone(), door))
     });
     let doorkeeper = Doorkeeper {
@@ -74,9 +76,11 @@ pub(super) async fn parts(
             tasks: crews.connections.clone(),
             places: Permits::new(config.limits.max_connections),
         },
+        users: Users::new(),
         metrics: metrics.clone(),
     };
     doorkeeper.declare_results();
+    metrics.declare_limits(&Limited::LIMITS, &Limited::ACTIONS);
     let edge = Arc::new(Edge {
         doorkeeper,
         places: Permits::new(config.limits.max_connections),
@@ -97,6 +101,7 @@ pub(super) async fn parts(
 }
 
 /// One route, ready for work.
+#[expect(clippy::too_many_arguments, reason = "what the doors of a node share")]
 fn door(
     config: &Config,
     place: usize,
@@ -105,6 +110,7 @@ fn door(
     nats: Option<&Nats>,
     hold: &Hold,
     metrics: &Metrics,
+    plans: &Arc<Plans>,
 ) -> Result<Door, ServerError> {
     let needs = |needs| ServerError::Route { route: place, needs };
     let route = Arc::new(route.clone());
@@ -120,7 +126,7 @@ fn door(
             _ => return Err(needs("auth: jwt needs a jwt section")),
         },
     };
-    Ok(Door::new(route, relay, gate, config.heartbeat))
+    Ok(Door::new(route, relay, gate, config.heartbeat, Arc::clone(plans)))
 }
 
 /// The client that fetches a key set, where there is one to fetch.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Admin;
 use crate::auth::Verifier;
 use crate::config::{Config, Jwt, Shutdown};
-use crate::edge::{Edge, Transport, listen};
+use crate::edge::{Edge, Proxies, Transport, listen};
 use crate::hub::Table;
 use crate::id::NodeId;
 use crate::metrics::Metrics;
@@ -34,7 +34,7 @@ pub struct Node {
     id: NodeId,
     edge: Arc<Edge>,
     admin: Option<(Arc<Admin>, TcpListener)>,
-    doors: Vec<(TcpListener, Transport)>,
+    doors: Vec<(TcpListener, Transport, Proxies)>,
     table: Table,
     nats: Option<Nats>,
     acceptor: Option<Acceptor>,
@@ -93,10 +93,18 @@ impl Node {
         let parts = build::parts(&config, &crews, metrics).await?;
         let mut doors = Vec::new();
         if let (Some(public), Some(acceptor)) = (&config.listeners.public, &parts.acceptor) {
-            doors.push((open(public.address)?, Transport::Tls(acceptor.clone())));
+            let proxies = Proxies {
+                protocol: public.proxy_protocol.clone(),
+                forwarded: public.forwarded.clone(),
+            };
+            doors.push((open(public.address)?, Transport::Tls(acceptor.clone()), proxies));
         }
         if let Some(plain) = &config.listeners.plain {
-            doors.push((open(plain.address)?, Transport::Plain));
+            let proxies = Proxies {
+                protocol: plain.proxy_protocol.clone(),
+                forwarded: plain.forwarded.clone(),
+            };
+            doors.push((open(plain.address)?, Transport::Plain, proxies));
         }
         let admin = match &config.listeners.admin {
             Some(admin) => Some((Arc::clone(&parts.admin), open(admin.address)?)),
@@ -123,7 +131,7 @@ impl Node {
     /// The addresses that clients reach the node at: `wss` first, then `ws`.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.doors.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect()
+        self.doors.iter().filter_map(|(listener, ..)| listener.local_addr().ok()).collect()
     }
 
     /// Serves until `signals` say stop, then drains.
@@ -151,14 +159,14 @@ impl Node {
 
     fn open_doors(&mut self) {
         tracing::info!(node = %self.id, version = env!("CARGO_PKG_VERSION"), "node started");
-        for (listener, transport) in self.doors.drain(..) {
+        for (listener, transport, proxies) in self.doors.drain(..) {
             let scheme = match transport {
                 Transport::Tls(_) => "wss",
                 Transport::Plain => "ws",
             };
             announce(&listener, scheme);
             let edge = Arc::clone(&self.edge);
-            self.crews.doors.spawn("listener", edge.serve(listener, transport));
+            self.crews.doors.spawn("listener", edge.serve(listener, transport, proxies));
         }
         if let Some((admin, listener)) = self.admin.take() {
             announce(&listener, "admin");

@@ -15,8 +15,7 @@ use crate::harness::{Certificates, Client, Io, Node, connect_tls, eventually, ex
 const MAX_MESSAGE: usize = 4 << 20;
 /// What the kernel keeps for both ends of a stream, with room for what the node reads before it closes.
 const IN_BUFFERS: usize = 16 << 20;
-/// A million pings, one by one answered, take a while.
-const DEADLINE: Duration = Duration::from_secs(90);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 const HEAD: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
@@ -193,18 +192,16 @@ async fn a_message_of_a_million_pieces_is_closed_after_some_thousand() {
 }
 
 #[tokio::test]
-async fn a_million_pings_are_answered_or_refused_and_never_kept() {
+async fn a_million_pings_are_over_the_limit_after_some_thousand() {
     let target = Target::new();
     let thousand = PING.repeat(1000);
-    let bye = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
     target
         .attack("pings", async |io| {
-            let pings = (0..1000).map(|_| thousand.as_slice());
-            let told = send_frames(io, pings.chain([bye.as_slice()])).await;
+            // More than a million, or the buffers on the way would take them all.
+            let told = send_frames(io, (0..10_000).map(|_| thousand.as_slice())).await;
             let code = close_code(&told.said);
-            assert!([1000, 4429].contains(&code), "{code}");
-            // A pong without payload has two bytes, the close frame has four or a reason.
-            assert!(told.said.len() <= 2 * 1_000_000 + 127, "no more pongs than pings");
+            assert_eq!(code, 4429);
+            assert!(told.taken < IN_BUFFERS, "{} bytes were taken", told.taken);
             told
         })
         .await;

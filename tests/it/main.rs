@@ -15,6 +15,7 @@ mod harness;
 
 mod tidy;
 mod handshakes;
+mod addresses;
 mod refusals;
 mod hostile;
 mod tokens;

@@ -86,7 +86,10 @@ fn issuer_and_audience_are_compared_exactly() {
 
 #[test]
 fn the_user_is_the_claim_that_the_configuration_names() {
-    let named = crate::config::JwtClaims { user: "https://example.com/uid".to_owned() };
+    let named = crate::config::JwtClaims {
+        user: "https://example.com/uid".to_owned(),
+        ..Default::default()
+    };
     let rules = Rules::new(&Jwt { claims: named, ..Jwt::default() });
     let user = |change| rules.check(claims(&change), clock(0)).map(|identity| identity.user);
     let other = json!({"aud": null, "sub": null, "https://example.com/uid": "bob"});

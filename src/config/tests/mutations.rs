@@ -7,6 +7,8 @@ listeners:
   public:
     address: \"127.0.0.1:8443\"
     tls: {certificate: c.pem, key: k.pem, min_version: \"1.3\"}
+    proxy_protocol: {trusted: [10.0.0.0/8, \"fd00::/8\"], timeout: 5s}
+    forwarded: {header: x-forwarded-for, trusted: [192.0.2.1]}
 nats: &n
   servers: [\"nats://a:4222\", 'tls://b']
   connections: 2

@@ -60,6 +60,47 @@ fn doors() {
 }
 
 #[test]
+fn who_is_believed_at_a_door() {
+    let with = |keys: &str| format!("listeners: {{plain: {{address: '[::]:0', {keys}}}}}");
+    for (keys, expected) in [
+        (
+            "proxy_protocol: {trusted: []}",
+            "listeners.plain.proxy_protocol.trusted: expected the networks of the proxies, as \
+             `[10.0.0.0/8]`",
+        ),
+        ("proxy_protocol: {}", "listeners.plain.proxy_protocol: "),
+        (
+            "proxy_protocol: {trusted: [10.0.0.0/8], timeout: 2m}",
+            "listeners.plain.proxy_protocol.timeout: expected 100ms to 1m, found 2m",
+        ),
+        (
+            "proxy_protocol: {trusted: [10.0.0.0/8, lan]}",
+            "listeners.plain.proxy_protocol.trusted[1]: expected a network such as 10.0.0.0/8",
+        ),
+        (
+            "forwarded: {header: x-forwarded-for, trusted: []}",
+            "listeners.plain.forwarded.trusted: expected the networks of the proxies",
+        ),
+        (
+            "forwarded: {header: forwarded, trusted: [10.0.0.1/8]}",
+            "listeners.plain.forwarded.trusted[0]: `10.0.0.1/8` has bits after its prefix; write \
+             10.0.0.0/8",
+        ),
+        ("forwarded: {trusted: [10.0.0.0/8]}", "listeners.plain.forwarded"),
+        (
+            "forwarded: {header: x-real-ip, trusted: [10.0.0.0/8]}",
+            "listeners.plain.forwarded.header: ",
+        ),
+    ] {
+        refused(&[(with(keys).as_str(), expected)]);
+    }
+    accepted(&[&with(
+        "proxy_protocol: {trusted: [192.0.2.1, '::/0'], timeout: 100ms}, \
+         forwarded: {header: forwarded, trusted: [0.0.0.0/0]}",
+    )]);
+}
+
+#[test]
 fn nats() {
     refused(&[
         ("nats: {servers: []}", "nats.servers: expected at least one server"),
@@ -250,4 +291,30 @@ fn every_problem_is_found_in_the_order_of_the_sections() {
     config.limits.max_headers = 0;
     let paths: Vec<_> = config.validate().into_iter().map(|problem| problem.path).collect();
     assert_eq!(paths, ["listeners", "routes[0].in_flight", "limits.max_headers"].map(Into::into));
+}
+
+#[test]
+fn a_plan_is_named_and_within_its_ranges() {
+    let with = |plans: &str, plan: &str| {
+        let text = SMALL.replace("routes:", &format!("plans: {plans}\nroutes:"));
+        yaml(&text.replace("auth: none", &format!("auth: none, plan: {plan}")))
+    };
+    let refused = |plans: &str, plan: &str| with(plans, plan).unwrap_err().to_string();
+    assert!(with("{}", "default").is_ok());
+    let gold = "{gold: {connection: {inbound: {messages: {per_second: 7}}}}}";
+    let config = with(gold, "gold").unwrap();
+    let inbound = config.plans["gold"].connection.inbound;
+    assert_eq!((inbound.messages.per_second, inbound.messages.burst()), (7, 7));
+    assert_eq!(inbound.bytes, crate::config::InboundRates::default().bytes);
+    assert!(refused(gold, "golf").contains("routes[0].plan: no plan `golf` in `plans`; did you"));
+    for (rate, message) in [
+        ("messages: {burst: 7}", "per_second"),
+        ("messages: {per_second: 1, burst: 0}", "messages.burst: expected 1 to"),
+        ("bytes: {per_second: 1GiB}", "bytes.per_second: expected 0 to 64MiB"),
+        ("frames: {per_second: 1, action: drop}", "frames.action: a frame that came in"),
+    ] {
+        let error = refused(&format!("{{gold: {{connection: {{inbound: {{{rate}}}}}}}}}"), "gold");
+        assert!(error.contains(message), "{rate}: {error}");
+    }
+    assert!(refused("{'a b': {}}", "default").contains("expected a name"));
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use serde_json::Value as Json;
 
 use super::super::{
-    Heartbeat, Nats, Route, schema,
+    Heartbeat, Nats, Plan, Route, schema,
     source::{Node, Value, read_yaml},
 };
 use super::*;
@@ -98,6 +98,8 @@ fn examples_of_what_has_a_default_show_it() {
     assert_eq!(jwt.sources.header, small.sources.header);
     assert_eq!(jwt.sources.subprotocol, small.sources.subprotocol);
 
+    assert_eq!(config.plans.get("default"), Some(&Plan::default()));
+
     let default = yaml(&format!(
         "listeners: {{plain: {{address: '127.0.0.1:0'}}}}\nnats: {{prefix: a}}\n\
          jwt: {{jwks: {{{least}}}}}\nroutes: [{{path: '/ws/{{room}}', auth: jwt}}]"
@@ -171,6 +173,11 @@ fn walk(
     if let Some(Value::List(items)) = node.map(|node| &node.value) {
         for item in items {
             walk(schema, &at["items"], name, Some(item), known, seen);
+        }
+    }
+    if let Some(Value::Section(entries)) = node.map(|node| &node.value) {
+        for (_, entry) in entries.iter().filter(|_| at["additionalProperties"].is_object()) {
+            walk(schema, &at["additionalProperties"], name, Some(entry), known, seen);
         }
     }
     for (key, at) in at["properties"].as_object().into_iter().flatten() {

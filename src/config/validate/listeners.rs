@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::{DAY, Findings};
-use crate::config::{ClientCertificate, Listeners, Period};
+use super::{DAY, Findings, MINUTE};
+use crate::config::{ClientCertificate, Forwarded, Listeners, Period, ProxyProtocol, Tls};
 
 /// Checks the doors.
 pub(super) fn check(listeners: &Listeners, findings: &mut Findings) {
@@ -30,13 +30,52 @@ pub(super) fn check(listeners: &Listeners, findings: &mut Findings) {
             None => taken.push((path, address)),
         }
     }
-    let Some(public) = &listeners.public else { return };
-    let interval = public.tls.reload_interval;
+    if let Some(public) = &listeners.public {
+        tls(&public.tls, findings);
+        proxies(
+            "listeners.public",
+            public.proxy_protocol.as_ref(),
+            public.forwarded.as_ref(),
+            findings,
+        );
+    }
+    if let Some(plain) = &listeners.plain {
+        proxies(
+            "listeners.plain",
+            plain.proxy_protocol.as_ref(),
+            plain.forwarded.as_ref(),
+            findings,
+        );
+    }
+}
+
+fn tls(tls: &Tls, findings: &mut Findings) {
+    let interval = tls.reload_interval;
     findings.period("listeners.public.tls.reload_interval", interval, Period::secs(1), DAY);
     findings.need(
-        public.tls.client_certificate == ClientCertificate::Optional
-            || public.tls.client_ca.is_some(),
+        tls.client_certificate == ClientCertificate::Optional || tls.client_ca.is_some(),
         "listeners.public.tls.client_certificate",
         "`required` needs `client_ca`, the authorities that client certificates are checked against",
     );
+}
+
+/// What says who the client is, at the door with this path.
+fn proxies(
+    door: &str,
+    protocol: Option<&ProxyProtocol>,
+    forwarded: Option<&Forwarded>,
+    findings: &mut Findings,
+) {
+    const NOBODY: &str = "expected the networks of the proxies, as `[10.0.0.0/8]`; with none of them \
+                          nobody would be believed";
+    if let Some(protocol) = protocol {
+        let path = format!("{door}.proxy_protocol");
+        findings.need(!protocol.trusted.is_empty(), &format!("{path}.trusted"), NOBODY);
+        let least = Period::millis(100);
+        findings.period(&format!("{path}.timeout"), protocol.timeout, least, MINUTE);
+    }
+    if let Some(forwarded) = forwarded {
+        let path = format!("{door}.forwarded.trusted");
+        findings.need(!forwarded.trusted.is_empty(), &path, NOBODY);
+    }
 }

@@ -8,6 +8,7 @@ mod jwt;
 mod nats;
 mod origin;
 mod path;
+mod plan;
 mod route;
 mod node;
 
@@ -28,6 +29,7 @@ impl Config {
         if let Some(jwt) = &self.jwt {
             jwt::check(jwt, &mut findings);
         }
+        plan::check(&self.plans, &mut findings);
         route::check(self, &mut findings);
         node::heartbeat(&self.heartbeat, "heartbeat", &mut findings);
         node::limits(&self.limits, &mut findings);

@@ -22,6 +22,7 @@ pub(super) fn heartbeat(heartbeat: &Heartbeat, at: &str, findings: &mut Findings
     }
     findings.period(&path("close_timeout"), heartbeat.close_timeout, tenth, MINUTE);
     findings.period(&path("write_timeout"), heartbeat.write_timeout, tenth, 10 * MINUTE);
+    findings.period(&path("message_timeout"), heartbeat.message_timeout, tenth, HOUR);
 }
 
 /// Checks the bounds of the node.

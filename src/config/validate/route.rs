@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use http::HeaderName;
 
 use super::{Findings, MINUTE, is_line, is_token, nats, node, origin, path};
-use crate::config::{AuthMode, Backend, Config, OnFailure, Period, Route, Size, error::quoted};
+use crate::config::{
+    AuthMode, Backend, Config, DEFAULT_PLAN, OnFailure, Period, Route, Size,
+    error::{nearest, quoted},
+};
 
 /// Checks all routes.
 pub(super) fn check(config: &Config, findings: &mut Findings) {
@@ -84,9 +87,25 @@ fn check_one(config: &Config, route: &Route, at: &str, findings: &mut Findings) 
             "expected a text of 1 to 4096 bytes",
         );
     }
+    if let Err(message) = plan(config, &route.plan) {
+        findings.refuse(&path("plan"), message);
+    }
+    let outbox = &route.outbox;
+    findings.range(&path("outbox.max_bytes"), outbox.max_bytes, Size::kib(1), most);
+    findings.range(&path("outbox.max_messages"), outbox.max_messages, 1, 1_000_000);
     if let Some(heartbeat) = &route.heartbeat {
         node::heartbeat(heartbeat, &path("heartbeat"), findings);
     }
+}
+
+/// A route's plan is there, or it is the built-in one.
+fn plan(config: &Config, name: &str) -> Result<(), String> {
+    let known: Vec<_> = config.plans.keys().map(String::as_str).chain([DEFAULT_PLAN]).collect();
+    if known.contains(&name) {
+        return Ok(());
+    }
+    let hint = nearest(name, &known).map(|near| format!("; did you mean `{near}`?"));
+    Err(format!("no plan {} in `plans`{}", quoted(name), hint.unwrap_or_default()))
 }
 
 /// What the way of showing who one is needs from other sections. A browser sends cookies with every

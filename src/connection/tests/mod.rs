@@ -1,8 +1,10 @@
 //! The machine by tables, and the whole connection in memory against a client that writes its frames
 //! by hand.
 
+mod client;
 mod machine;
 mod wire;
+mod limits;
 
 use std::sync::Arc;
 

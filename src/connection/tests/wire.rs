@@ -1,145 +1,17 @@
 //! A connection in memory: real frames in, real frames out.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use tokio::io::{
-    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
-};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::time::{Instant, timeout};
 
-use super::{heartbeat, route};
+use super::client::{BINARY, CLOSE, Client, FIN, PING, PONG, TEXT, frame};
 use crate::close::Cause;
-use crate::config::Route;
-use crate::connection::{Accepted, Farewells, run};
-use crate::event::{Peer, Trace};
-use crate::hub::{Handle, Table};
-use crate::id::{ConnectionId, NodeId};
-use crate::limits::Permits;
-use crate::metrics::Metrics;
-use crate::relay::{Hold, Relay};
-use crate::task::Tasks;
-
-const FIN: u8 = 0x80;
-const TEXT: u8 = 1;
-const BINARY: u8 = 2;
-const CLOSE: u8 = 8;
-const PING: u8 = 9;
-const PONG: u8 = 10;
-
-struct Client {
-    io: DuplexStream,
-    handle: Handle,
-    table: Table,
-}
-
-impl Client {
-    /// A client of an echo route.
-    fn connect(edit: impl FnOnce(&mut Route)) -> Self {
-        Self::over(|io| io, edit)
-    }
-
-    /// A client whose stream is wrapped on the way to the connection.
-    fn over<S>(wrap: impl FnOnce(DuplexStream) -> S, edit: impl FnOnce(&mut Route)) -> Self
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (io, theirs) = duplex(256 * 1024);
-        let theirs = wrap(theirs);
-        let table = Table::new();
-        let accepted = accepted(route(edit), &table);
-        let handle = table.handles().pop().unwrap();
-        #[expect(clippy::disallowed_methods, reason = "the test waits for the stream's end")]
-        tokio::spawn(run(theirs, accepted));
-        Self { io, handle, table }
-    }
-
-    async fn frame(&mut self, flags: u8, payload: &[u8]) {
-        self.io.write_all(&frame(flags, payload)).await.unwrap();
-    }
-
-    /// The next frame: opcode with FIN, and payload. A server's frames are never masked.
-    async fn next(&mut self) -> Option<(u8, Vec<u8>)> {
-        let mut head = [0; 2];
-        let read = timeout(Duration::from_secs(60), self.io.read_exact(&mut head)).await.unwrap();
-        read.ok()?;
-        assert_eq!(head[1] & 0x80, 0, "a server's frame is not masked");
-        let len = match head[1] {
-            126 => u64::from(self.io.read_u16().await.unwrap()),
-            127 => self.io.read_u64().await.unwrap(),
-            n => u64::from(n),
-        };
-        let mut payload = vec![0; len as usize];
-        self.io.read_exact(&mut payload).await.unwrap();
-        Some((head[0], payload))
-    }
-
-    async fn expect(&mut self, flags: u8, payload: &[u8]) {
-        let (got, bytes) = self.next().await.expect("a frame");
-        assert_eq!((got, bytes.as_slice()), (flags, payload));
-    }
-
-    /// The close frame's code and reason, and then the end of the stream.
-    async fn closed(mut self) -> (u16, String) {
-        let (flags, payload) = self.next().await.expect("a close frame");
-        assert_eq!(flags, FIN | CLOSE, "{payload:?}");
-        assert_eq!(self.next().await, None, "nothing comes after a close frame");
-        let code = u16::from_be_bytes([payload[0], payload[1]]);
-        (code, String::from_utf8(payload[2..].to_vec()).unwrap())
-    }
-}
-
-fn accepted(route: Arc<Route>, table: &Table) -> Accepted {
-    let id = ConnectionId::random(NodeId::random());
-    let relay = Relay::new(&route, None, &Hold::new(0), &Metrics::new()).unwrap();
-    let (registered, mailbox) = table.register(id);
-    Accepted {
-        peer: Arc::new(Peer {
-            id,
-            route,
-            user: None,
-            path: "/ws".into(),
-            params: Box::default(),
-            remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
-            subprotocol: None,
-            since: SystemTime::now(),
-        }),
-        relay,
-        trace: Trace::start(),
-        sequence: 0,
-        state: None,
-        expires: None,
-        heartbeat: heartbeat(),
-        read_buffer: 1024,
-        mailbox,
-        registered,
-        permit: Permits::new(1).take().unwrap(),
-        farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
-    }
-}
-
-fn frame(flags: u8, payload: &[u8]) -> Vec<u8> {
-    const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
-    let mut bytes = vec![flags];
-    match payload.len() {
-        n @ 0..=125 => bytes.push(0x80 | n as u8),
-        n @ 126..=65_535 => {
-            bytes.push(0xfe);
-            bytes.extend((n as u16).to_be_bytes());
-        }
-        n => {
-            bytes.push(0xff);
-            bytes.extend((n as u64).to_be_bytes());
-        }
-    }
-    bytes.extend(MASK);
-    bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-    bytes
-}
+use crate::config::Plan;
+use crate::connection::{Accepted, run};
 
 #[tokio::test]
 async fn messages_come_back_as_they_were() {
@@ -366,7 +238,7 @@ impl AsyncWrite for Fragile {
 #[tokio::test]
 async fn a_panic_is_told_to_its_own_client() {
     let wrap = |io| Fragile { io, breaks_at: Some(6 + 11) };
-    let mut client = Client::over(wrap, |_| {});
+    let mut client = Client::over(wrap, &Plan::default(), |_| {});
     let table = client.table.clone();
     client.frame(FIN | TEXT, b"fine").await;
     client.expect(FIN | TEXT, b"fine").await;

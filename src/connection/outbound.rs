@@ -1,0 +1,209 @@
+//! The way to the client: effects of the machine first, then what waits in the outbox, as fast as the
+//! client reads and its limits allow.
+
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::driver::{Driver, Exit};
+use super::machine::{Effect, Input};
+use super::socket::Broken;
+use crate::close::{Cause, Close};
+use crate::limits::{Gate, Verdict};
+use crate::message::Message;
+
+/// What a connection remembers of the way to its client.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    gate: Gate,
+    /// When the message whose turn it is may go out; nothing else holds it up then.
+    paced: Option<Instant>,
+    /// Since when a write waits: when it counts as stalled, and the bytes written until then.
+    stall: Option<(Instant, u64)>,
+    is_blocked: bool,
+    write_timeout: Duration,
+    /// What the gauge was told of the outbox.
+    reported: usize,
+}
+
+impl Outbound {
+    pub(super) fn new(gate: Gate, write_timeout: Duration) -> Self {
+        Self { gate, paced: None, stall: None, is_blocked: false, write_timeout, reported: 0 }
+    }
+
+    /// A write waits, after `written` bytes, or a message for its turn.
+    pub(super) fn block(&mut self, written: u64, now: Instant) {
+        self.is_blocked = true;
+        match self.paced {
+            Some(_) => self.stall = None,
+            None => {
+                self.stall.get_or_insert((now + self.write_timeout, written));
+            }
+        }
+    }
+
+    /// Nothing waits any more; whether something did.
+    pub(super) fn unblock(&mut self) -> bool {
+        self.stall = None;
+        std::mem::take(&mut self.is_blocked)
+    }
+
+    /// When the way is next worth a look.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.paced.or(self.stall.map(|(due, _)| due))
+    }
+
+    /// Whether a write has waited too long, after `written` bytes. Any progress gives it new time.
+    pub(super) fn is_stalled(&mut self, written: u64, now: Instant) -> bool {
+        let Some((_, before)) = self.stall.take_if(|(due, _)| *due <= now) else { return false };
+        written == before
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    /// Does what the machine wants, in order, and writes out what waits. Pending when a write is
+    /// blocked, or the next message is not due yet.
+    pub(super) fn perform(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Exit>, Broken>> {
+        self.outbound.paced = None;
+        loop {
+            if let Some(exit) = ready!(self.perform_effects(cx))? {
+                return Poll::Ready(Ok(Some(exit)));
+            }
+            ready!(self.empty_outbox(cx))?;
+            // A limit may have ended the connection.
+            if self.effects.is_empty() {
+                return self.socket.poll_flush(cx).map_ok(|()| None);
+            }
+        }
+    }
+
+    fn perform_effects(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Exit>, Broken>> {
+        loop {
+            if self.effects.back() == Some(&Effect::Abort) {
+                return Poll::Ready(Ok(Some(self.abort(cx))));
+            }
+            match self.effects.front() {
+                None => return Poll::Ready(Ok(None)),
+                // What cannot go out now waits in the outbox, not here.
+                Some(Effect::Send(_)) => {}
+                // What was sent before a close frame comes before it, without regard to limits: the
+                // client has little time left.
+                Some(Effect::SendClose(_)) => {
+                    while self.mailbox.has_waiting() {
+                        ready!(self.socket.poll_ready(cx))?;
+                        self.write_next()?;
+                    }
+                    ready!(self.socket.poll_ready(cx))?;
+                }
+                Some(Effect::HangUp | Effect::Linger) => {
+                    ready!(self.socket.poll_flush(cx))?;
+                    let is_short = self.effects.front() == Some(&Effect::HangUp);
+                    let exit = if is_short { Exit::HangUp } else { Exit::Linger };
+                    return Poll::Ready(Ok(Some(exit)));
+                }
+                Some(_) => ready!(self.socket.poll_ready(cx))?,
+            }
+            match self.effects.pop_front() {
+                Some(Effect::Send(message)) => self.send(message, cx)?,
+                Some(Effect::Ping(payload)) => self.socket.ping(payload)?,
+                Some(Effect::SendClose(close)) => self.socket.close(close.code, &close.reason)?,
+                _ => {}
+            }
+        }
+    }
+
+    /// Accounts for what waits for the client, at the end of a poll that left something.
+    pub(super) fn account_for_rest(&mut self) {
+        if self.outbound.reported > 0 || self.mailbox.has_waiting() {
+            self.account_for_outbox();
+        }
+    }
+
+    /// Accounts for what waits for the client.
+    pub(super) fn account_for_outbox(&mut self) {
+        let (bytes, peak, dropped) = self.mailbox.account();
+        self.relay.metrics().outbox(self.outbound.reported, bytes, dropped);
+        self.outbound.reported = bytes;
+        self.stats.outbox_peak = peak;
+    }
+
+    /// Sends a message at once if nothing is in its way; else it waits in the outbox.
+    fn send(&mut self, message: Message, cx: &mut Context<'_>) -> Result<(), Broken> {
+        if !self.mailbox.has_waiting() && self.is_writable(cx)? {
+            match self.ask(message.data().len()) {
+                Verdict::Pass => return self.write(message),
+                Verdict::Wait(_) => {}
+                Verdict::Drop | Verdict::Close => return Ok(()),
+            }
+        }
+        if self.mailbox.offer(message).is_err() {
+            self.cut(Close::of(Cause::OutboxFull));
+        }
+        Ok(())
+    }
+
+    fn empty_outbox(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        while self.mailbox.has_waiting() {
+            ready!(self.socket.poll_ready(cx))?;
+            match self.mailbox.next().map(|bytes| self.ask(bytes)) {
+                None => break,
+                Some(Verdict::Pass) => self.write_next()?,
+                Some(Verdict::Drop) => drop(self.mailbox.take()),
+                Some(Verdict::Close) => return Poll::Ready(Ok(())),
+                Some(Verdict::Wait(until)) => {
+                    ready!(self.socket.poll_flush(cx))?;
+                    self.outbound.paced = Some(until);
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_writable(&mut self, cx: &mut Context<'_>) -> Result<bool, Broken> {
+        match self.socket.poll_ready(cx) {
+            Poll::Ready(Ok(())) => Ok(true),
+            Poll::Ready(Err(broken)) => Err(broken),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    /// Asks the limits for a message to the client.
+    fn ask(&mut self, bytes: usize) -> Verdict {
+        let metrics = self.relay.metrics();
+        let verdict = self
+            .outbound
+            .gate
+            .message(bytes, |limited| metrics.limited(limited.limit, limited.action));
+        if verdict == Verdict::Close {
+            self.mailbox.clear();
+            self.input(Input::Violation(Close::of(Cause::RateLimited)));
+        }
+        verdict
+    }
+
+    fn write_next(&mut self) -> Result<(), Broken> {
+        self.mailbox.take().map_or(Ok(()), |message| self.write(message))
+    }
+
+    fn write(&mut self, message: Message) -> Result<(), Broken> {
+        self.relay.metrics().outbound(&message);
+        self.stats.outbound(&message);
+        self.socket.send(message)
+    }
+
+    /// Says why, if there is room for it, and waits for nothing.
+    fn abort(&mut self, cx: &mut Context<'_>) -> Exit {
+        while let Some(effect) = self.effects.pop_front() {
+            if let Effect::SendClose(close) = effect
+                && let Poll::Ready(Ok(())) = self.socket.poll_ready(cx)
+                && self.socket.close(close.code, &close.reason).is_ok()
+            {
+                let _ = self.socket.poll_flush(cx);
+            }
+        }
+        Exit::Abort
+    }
+}

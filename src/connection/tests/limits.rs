@@ -1,0 +1,195 @@
+//! What a connection does with a client that sends too much, or reads too little.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::client::{BINARY, CLOSE, Client, FIN, PING, PONG, TEXT, frame};
+use crate::close::{Cause, Close};
+use crate::config::{LimitAction, Outbox, Plan, Rate, Size, WhenFull};
+use crate::message::Message;
+
+fn messages(per_second: u32, action: LimitAction) -> Rate<u32> {
+    Rate { per_second, burst: None, action, dry_run: false }
+}
+
+fn bytes(per_second: u64) -> Rate<Size> {
+    Rate { per_second: Size::kib(per_second), ..Rate::default() }
+}
+
+fn inbound(action: LimitAction) -> Plan {
+    let mut plan = Plan::default();
+    plan.connection.inbound.messages = messages(10, action);
+    plan
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_over_its_rate_is_slowed_down_and_loses_nothing() {
+    let mut client = Client::under(&inbound(LimitAction::Throttle), |_| {});
+    let start = Instant::now();
+    for n in 0..50u8 {
+        client.frame(FIN | TEXT, &[b'a' + n % 26]).await;
+    }
+    for n in 0..50u8 {
+        client.expect(FIN | TEXT, &[b'a' + n % 26]).await;
+    }
+    let took = start.elapsed().as_millis();
+    assert!((3900..4200).contains(&took), "{took} ms for 40 messages over a burst of 10");
+    let limited = "moorline_limited_total{action=\"throttle\"";
+    assert!(client.metric(limited).is_some_and(|count| (35.0..=40.0).contains(&count)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_client_that_says_nothing_more_is_not_given_up() {
+    let mut plan = Plan::default();
+    plan.connection.inbound.bytes = bytes(1);
+    let mut client = Client::under(&plan, |_| {});
+    client.frame(FIN | BINARY, &[1; 60_000]).await;
+    let start = Instant::now();
+    client.expect(FIN | BINARY, &[1; 60_000]).await;
+    assert!(start.elapsed() > Duration::from_secs(55), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_over_the_rate_are_dropped_where_the_plan_says_so() {
+    let mut client = Client::under(&inbound(LimitAction::Drop), |_| {});
+    for n in 0..30u8 {
+        client.frame(FIN | BINARY, &[n]).await;
+    }
+    client.frame(FIN | CLOSE, &1000u16.to_be_bytes()).await;
+    for n in 0..10u8 {
+        client.expect(FIN | BINARY, &[n]).await;
+    }
+    assert_eq!(client.closed().await.0, 1000);
+    assert_eq!(client.metric("moorline_limited_total{action=\"drop\""), Some(20.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_over_the_rate_is_closed_where_the_plan_says_so() {
+    let mut client = Client::under(&inbound(LimitAction::Close), |_| {});
+    for n in 0..11u8 {
+        client.frame(FIN | BINARY, &[n]).await;
+    }
+    for n in 0..10u8 {
+        client.expect(FIN | BINARY, &[n]).await;
+    }
+    assert_eq!(client.closed().await, (4429, "rate-limited".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_frames_that_are_no_messages_is_closed() {
+    let ping = frame(FIN | PING, b"flood");
+    let mut fragments = frame(TEXT, b"");
+    fragments.extend(frame(0, b"").repeat(4000));
+    fragments.extend(frame(FIN, b""));
+    for flood in [ping.repeat(6000), fragments.repeat(2)] {
+        let mut client = Client::connect(|_| {});
+        client.io.write_all(&flood).await.unwrap();
+        loop {
+            let (flags, payload) = client.next().await.expect("a close frame");
+            if flags == FIN | CLOSE {
+                assert_eq!(payload, [&4429u16.to_be_bytes()[..], b"rate-limited"].concat());
+                break;
+            }
+            assert!(flags == FIN | PONG || flags == FIN | TEXT, "{flags}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn replies_are_shaped_and_heartbeats_pass_them_by() {
+    let mut plan = Plan::default();
+    plan.connection.outbound.bytes = bytes(1);
+    let mut client = Client::under(&plan, |_| {});
+    client.frame(FIN | BINARY, &[1; 50_000]).await;
+    let start = Instant::now();
+    let mut pings = 0;
+    loop {
+        match client.next().await.unwrap() {
+            (flags, payload) if flags == FIN | PING => {
+                pings += 1;
+                client.frame(FIN | PONG, &payload).await;
+            }
+            (flags, payload) => {
+                assert_eq!((flags, payload.len()), (FIN | BINARY, 50_000));
+                break;
+            }
+        }
+    }
+    let took = start.elapsed().as_secs();
+    assert!((47..=49).contains(&took), "{took} s");
+    assert_eq!(pings, 0, "a client that is not read is not asked for signs of life");
+    assert_eq!(client.metric("moorline_outbox_bytes"), Some(0.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_client_that_never_reads_is_bounded() {
+    let bounded = |when_full| {
+        Client::connect(|route| {
+            route.outbox = Outbox { max_bytes: Size::kib(100), max_messages: 100, when_full };
+        })
+    };
+    let push = |client: &Client, n: u8| client.handle.push(Message::binary(vec![n; 30_000]));
+    let ended = async |client: &Client, cause: &str| {
+        while !client.table.is_empty() {
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(client.metric("moorline_outbox_bytes"), Some(0.0));
+        let closed = format!("moorline_connections_closed_total{{cause=\"{cause}\"");
+        assert_eq!(client.metric(&closed), Some(1.0), "{cause}");
+    };
+    let overflows =
+        |policy| format!("moorline_outbox_overflow_total{{hub=\"default\",policy=\"{policy}\"");
+
+    let client = bounded(WhenFull::Close);
+    let mut pushed = 0;
+    while push(&client, 1).is_ok() {
+        pushed += 1;
+        sleep(Duration::from_millis(1)).await;
+        assert!(client.metric("moorline_outbox_bytes") <= Some(102_400.0));
+    }
+    // 256 KiB are on their way, one message is in the socket's own buffer.
+    assert!((11..=14).contains(&pushed), "{pushed}");
+    ended(&client, "outbox-full").await;
+    assert_eq!(client.metric(&overflows("close")), Some(1.0));
+
+    let mut client = bounded(WhenFull::DropOldest);
+    for n in 0..50 {
+        push(&client, n).unwrap();
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(client.handle.outbox_bytes(), 90_000);
+    assert_eq!(client.metric("moorline_outbox_bytes"), Some(90_000.0));
+    let dropped = client.metric(&overflows("drop-oldest")).unwrap() as usize;
+    let mut last = 0;
+    for _ in dropped..50 {
+        last = client.next().await.unwrap().1[0];
+    }
+    assert_eq!(last, 49, "the newest is not dropped");
+
+    let client = bounded(WhenFull::DropOldest);
+    for n in 0..50 {
+        push(&client, n).unwrap();
+        sleep(Duration::from_millis(1)).await;
+    }
+    client.handle.cut(Close::of(Cause::Memory));
+    ended(&client, "memory").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_trickles_in_is_given_up() {
+    let mut client = Client::connect(|_| {});
+    let bytes = frame(FIN | TEXT, &[b'x'; 100]);
+    let start = Instant::now();
+    for byte in &bytes {
+        client.io.write_all(&[*byte]).await.unwrap();
+        if let Ok(Some((flags, payload))) = timeout(Duration::from_secs(1), client.next()).await {
+            assert_eq!(flags, FIN | CLOSE);
+            assert_eq!(payload, [&4408u16.to_be_bytes()[..], b"message-timeout"].concat());
+            break;
+        }
+    }
+    let took = start.elapsed().as_secs();
+    assert!((30..=32).contains(&took), "{took} s");
+}
