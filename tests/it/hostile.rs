@@ -81,10 +81,10 @@ impl Target {
         for door in ["plain", "TLS"] {
             let told = how(self.open(door).await).await;
             let (taken, after) = (told.taken, told.after);
-            println!("{name} over {door}: {taken} bytes taken, the end after {after:?}");
+            eprintln!("{name} over {door}: {taken} bytes taken, the end after {after:?}");
         }
         let grown = self.memory("VmHWM:").saturating_sub(before);
-        println!("{name}: {} KiB at the peak", grown >> 10);
+        eprintln!("{name}: {} KiB at the peak", grown >> 10);
         assert!(grown < 2 * MAX_MESSAGE, "{name}: memory grew by {grown} bytes");
         let mut honest = Client::connect(self.node.ws()).await;
         assert_eq!(honest.ask("still here").await, "still here");
@@ -265,7 +265,7 @@ async fn streams_that_end_in_the_middle_of_tls_cost_no_time() {
     let before = target.node.cpu_ticks();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let busy = target.node.cpu_ticks() - before;
-    println!("30 streams behind the end of TLS: {busy} ticks of CPU in 2 s");
+    eprintln!("30 streams behind the end of TLS: {busy} ticks of CPU in 2 s");
     assert!(busy < 20, "the node spins: {busy} ticks of CPU in 2 s");
     drop(kept);
     target.node.metric_becomes("moorline_connections", &[], 0.0).await;
