@@ -4,7 +4,7 @@ CARGO ?= cargo
 TOOLS := target/tools
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt bench tools clean-tools
+.PHONY: help run test check fmt bench fuzz tools clean-tools
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ fmt: ## Format the code
 
 bench: tools ## Measure memory, CPU and latency beside a bare relay; prints a table
 	$(CARGO) bench --bench bench
+
+fuzz: ## Give every door rubbish for TIME seconds each (600), or only to TARGETS="head frames"
+	TIME="$(TIME)" sh tests/fuzz/run.sh $(TARGETS)
 
 tools: ## Fetch what the tests drive: nats-server, Python and Node packages, Chromium
 	@sh tests/tools/setup.sh $(TOOLS)

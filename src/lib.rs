@@ -18,6 +18,7 @@
 //! keeps it so:
 //!
 //! ```text
+//! fuzzing                                        any bytes through each door (tests and fuzzers only)
 //! cli
 //! server                                         build, reload, drain
 //! edge  admin                                    clients' door | operators' door
@@ -51,3 +52,5 @@ pub mod edge;
 pub mod admin;
 pub mod server;
 pub mod cli;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;

@@ -152,7 +152,7 @@ impl Token {
     }
 
     /// The token's characters, for checking it only.
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }

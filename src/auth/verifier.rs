@@ -46,6 +46,14 @@ impl Verifier {
         Ok(Self { checks: Arc::new(checks), tasks: tasks.clone() })
     }
 
+    /// Checks tokens with the keys of a set that is at hand, for the fuzz targets.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn with_key_set(config: &Jwt, jwks: &Jwks, set: &[u8]) -> Result<Self, JwksError> {
+        let keys = super::jwks::keys_of(set, jwks)?;
+        let checks = Checks { rules: Rules::new(config), keys, jwks: None };
+        Ok(Self { checks: Arc::new(checks), tasks: Tasks::new() })
+    }
+
     /// A verifier for `config` that takes the place of this one. All files are read again; keys
     /// already fetched from a URL stay, unless `jwt.jwks` is another. `client` makes the next fetch.
     ///

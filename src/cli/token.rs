@@ -79,7 +79,7 @@ pub(super) fn mint(
     };
     set(&jwt.claims.user, user.into());
     set("iat", now.into());
-    set("exp", (now + ttl.get().as_secs()).into());
+    set("exp", now.saturating_add(ttl.get().as_secs()).into());
     if let Some(issuer) = &jwt.issuer {
         set("iss", issuer.as_str().into());
     }

@@ -204,6 +204,8 @@ fn build<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 fn classify(error: &Error, violation: Option<Violation>) -> Received {
+    // A violation comes up as an error of the stream; the library's own is about earlier bytes.
+    let violation = violation.filter(|_| matches!(error, Error::Io(_)));
     match (violation, error) {
         (_, Error::Utf8(_)) | (Some(Violation::Utf8), _) => not_utf8(),
         (Some(Violation::TooBig), _) => Received::Violation(Close::of(Cause::TooBig)),

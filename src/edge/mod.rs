@@ -201,7 +201,7 @@ impl Edge {
     }
 
     /// HTTP/1.1 until an upgrade, an error, or the stop of the node. TLS agreed on nothing else.
-    async fn http<S>(
+    pub(crate) async fn http<S>(
         &self,
         io: S,
         caller: Caller,

@@ -178,6 +178,11 @@ pub(super) fn register() -> Metrics {
             "Connections closed because the node was short of memory.",
         ),
         panics: counter(r, "panics_total", "Connections that ended by a bug in moorline."),
+        task_panics: counter(
+            r,
+            "task_panics_total",
+            "Tasks of any kind that ended by a bug in moorline; the log names them.",
+        ),
         disconnect_events: counters(
             r,
             "disconnect_events_total",

@@ -46,6 +46,7 @@ pub struct Metrics {
     memory_limit: IntGauge,
     memory_shed: IntCounter,
     panics: IntCounter,
+    task_panics: IntCounter,
     disconnect_events: IntCounterVec,
     drain_remaining: IntGauge,
     drain_eta: IntGauge,
@@ -145,6 +146,12 @@ impl Metrics {
     #[must_use]
     pub fn late_replies(&self) -> &IntCounter {
         &self.late_replies
+    }
+
+    /// Tasks that ended by a bug.
+    #[must_use]
+    pub fn task_panics(&self) -> &IntCounter {
+        &self.task_panics
     }
 
     /// How much memory is used, and how much there is, in bytes.

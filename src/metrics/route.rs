@@ -128,6 +128,12 @@ impl RouteMetrics {
         .inc();
     }
 
+    /// How many events have an outcome.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn outcomes(&self) -> u64 {
+        self.backend_duration.get_sample_count()
+    }
+
     /// A connection ended by a bug.
     pub fn panicked(&self) {
         self.panics.inc();

@@ -22,6 +22,8 @@ use crate::config::{Backend, Route};
 use crate::event::{Event, Outcome};
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::nats::{Nats, SubjectError};
+#[cfg(any(test, fuzzing))]
+use crate::{event::EventBody, nats::Reply};
 use measure::Measure;
 
 /// The way to one route's backend. Clones share it.
@@ -103,6 +105,12 @@ impl Relay {
             Way::Echo(_) => true,
         }
     }
+}
+
+/// What a worker's reply comes to, when it keeps to the contract.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn outcome_of(asked: &EventBody, reply: &Reply) -> Option<Outcome> {
+    reply::outcome(asked, reply).ok()
 }
 
 /// The metric label of how events come to this backend.

@@ -50,7 +50,8 @@ const OPERATORS: usize = 64;
 
 /// Builds what no reload changes.
 pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
-    let (id, metrics, crews) = (NodeId::random(), Metrics::new(), Crews::default());
+    let (id, metrics) = (NodeId::random(), Metrics::new());
+    let crews = Crews::new(&metrics);
     let nats = match &config.nats {
         Some(nats) => {
             let tls = match &nats.tls {

@@ -20,6 +20,7 @@ use crate::admin::{Admin, Drain};
 use crate::config::Config;
 use crate::edge::{Edge, Transport, listen};
 use crate::limits::Watch;
+use crate::metrics::Metrics;
 use crate::nats::Nats;
 use crate::task::Tasks;
 
@@ -55,7 +56,7 @@ pub struct Node {
 }
 
 /// The node's tasks, by when they stop.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Crews {
     /// Listeners and clients that are not let in yet.
     doors: Tasks,
@@ -65,6 +66,13 @@ struct Crews {
     operators: Tasks,
     /// What serves all of them to the end: NATS, keys, certificates.
     background: Tasks,
+}
+
+impl Crews {
+    fn new(metrics: &Metrics) -> Self {
+        let tasks = || Tasks::counted(metrics.task_panics().clone());
+        Self { doors: tasks(), connections: tasks(), operators: tasks(), background: tasks() }
+    }
 }
 
 /// What a running node is told.

@@ -1,10 +1,11 @@
-//! Running tasks: every one is named, tracked, and told when the node stops.
+//! Running tasks: every one is named, tracked, told when the node stops, and missed when it dies.
 
 mod backoff;
 
 use std::{future::Future, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt;
+use prometheus::IntCounter;
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -15,24 +16,35 @@ pub use backoff::Backoff;
 pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
+    /// Counts the tasks that panicked.
+    panics: Option<IntCounter>,
 }
 
 impl Tasks {
-    /// No tasks yet.
+    /// No tasks yet; their panics are logged only.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Runs `future` until it ends. A panic in it ends only this task and is logged under `name`.
+    /// No tasks yet; their panics are counted, too.
+    #[must_use]
+    pub fn counted(panics: IntCounter) -> Self {
+        Self { panics: Some(panics), ..Self::default() }
+    }
+
+    /// Runs `future` until it ends. A panic in it ends only this task, and is counted and logged
+    /// under `name`.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
     pub fn spawn<F>(&self, name: &'static str, future: F) -> JoinHandle<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         // Combinators, because an async block would hold the future twice: as it came, and as it runs.
+        let panics = self.panics.clone();
         let ended = AssertUnwindSafe(future).catch_unwind().map(move |ended| {
             if ended.is_err() {
+                panics.inspect(IntCounter::inc);
                 tracing::error!(task = name, "task panicked");
             }
         });
@@ -80,7 +92,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_only_its_own_task() {
-        let tasks = Tasks::new();
+        let panics = IntCounter::new("panics", "Panics.").unwrap();
+        let tasks = Tasks::counted(panics.clone());
         let bad = tasks.spawn("bad", async { panic!("on purpose") });
         let (tell, told) = tokio::sync::oneshot::channel();
         let good = tasks.clone();
@@ -93,5 +106,6 @@ mod tests {
         told.await.unwrap();
         tasks.ended().await;
         assert!(tasks.is_empty());
+        assert_eq!(panics.get(), 1);
     }
 }

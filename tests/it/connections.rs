@@ -251,17 +251,10 @@ async fn when_descriptors_run_out_accept_waits_and_the_others_live() {
     }
     node.wait_for("accept failed; waiting", |_| true);
     assert_eq!(first.ask("still here").await, "still here");
-    let before = cpu_ticks(node.pid());
+    let before = node.cpu_ticks();
     tokio::time::sleep(Duration::from_secs(4)).await;
-    let busy = cpu_ticks(node.pid()) - before;
+    let busy = node.cpu_ticks() - before;
     assert!(busy < 20, "accept spins: {busy} ticks of CPU in 4 s, which is 5 %");
     drop(crowd);
     eventually("service resumes", async || Request::new("/ws").connect(node.ws()).await.ok()).await;
-}
-
-/// CPU time of a process so far, in ticks of 10 ms.
-fn cpu_ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let after_name = stat.rsplit(") ").next().unwrap();
-    after_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }

@@ -116,7 +116,9 @@ async fn two_thousand_clients_leave_evenly_and_every_request_is_answered() {
     let nats = NatsServer::with_config(&format!("http: '{monitor}'")).await;
     let worked = slow_worker(&nats).await;
     let without_node = in_nats(monitor).await;
-    let routes = "routes:\n- {path: /ws, auth: none}\n";
+    // They all come from one address.
+    let routes =
+        "limits: {handshakes_per_ip: {per_second: 0}}\nroutes:\n- {path: /ws, auth: none}\n";
     let config = format!("nats: {{servers: ['{}']}}\n{routes}", nats.url());
     let mut node = Node::with_log("info", &config);
     node.rewrite(|text| text.replace("drain: 1s", &format!("drain: {}s", DRAIN.as_secs())));

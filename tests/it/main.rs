@@ -18,6 +18,7 @@ mod handshakes;
 mod addresses;
 mod refusals;
 mod admission;
+mod hostile;
 mod tokens;
 mod tls;
 mod relaying;

@@ -24,6 +24,8 @@ use crate::http_client::{Bounds, Client, FetchError};
 use crate::task::{Backoff, Tasks};
 
 use crate::auth::jws::Jws;
+#[cfg(any(test, fuzzing))]
+use crate::auth::keys::Keys;
 use crate::auth::keys::Verdict;
 use crate::auth::{AuthError, Denied, KeyInfo};
 use set::Loaded;
@@ -76,6 +78,12 @@ enum Flight {
     None,
     Wanted,
     Under,
+}
+
+/// The keys of a set that is at hand.
+#[cfg(any(test, fuzzing))]
+pub(super) fn keys_of(set: &[u8], config: &config::Jwks) -> Result<Keys, JwksError> {
+    Loaded::parse(set, config).map(|loaded| loaded.keys)
 }
 
 impl JwksCache {

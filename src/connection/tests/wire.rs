@@ -117,6 +117,11 @@ async fn each_offence_is_closed_with_its_code() {
         ("close 1006", frame(FIN | CLOSE, &1006u16.to_be_bytes()), 1002),
         ("close 1015", frame(FIN | CLOSE, &1015u16.to_be_bytes()), 1002),
         ("close 2999", frame(FIN | CLOSE, &2999u16.to_be_bytes()), 1002),
+        (
+            "close of one byte, and a bomb at once behind it",
+            [frame(FIN | CLOSE, &[3]), announced(1 << 62)].concat(),
+            1002,
+        ),
         ("close with bad UTF-8", frame(FIN | CLOSE, &[3, 0xe8, 0xff]), 1007),
     ];
     for (name, bytes, code) in offences {

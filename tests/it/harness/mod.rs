@@ -9,7 +9,7 @@ mod tools;
 use std::time::Duration;
 
 pub(crate) use certificates::{Certificates, replace};
-pub(crate) use client::{Client, Request, connect_tls, exchange, exchange_raw};
+pub(crate) use client::{Client, Io, Request, connect_tls, exchange, exchange_raw};
 pub(crate) use nats::{Answer, NatsServer, Worker, header};
 pub(crate) use node::{Node, signal};
 pub(crate) use tools::{Tool, finish, have, node as node_program, python, root, tool};

@@ -124,6 +124,13 @@ impl Node {
         self.child.id()
     }
 
+    /// The process's CPU time so far, in ticks of 10 ms.
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let after_name = stat.rsplit(") ").next().unwrap();
+        after_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    }
+
     /// A folder of the node's own, for files that a test changes.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()

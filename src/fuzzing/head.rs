@@ -1,0 +1,164 @@
+//! Any bytes at the public door: HTTP, the opening handshake, and the connection behind it.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, LazyLock, Mutex};
+
+use arc_swap::ArcSwap;
+use tokio::io::duplex;
+
+use super::METRICS;
+use super::stream::{Manner, PIPE, manner, runtime, server_frames, talk};
+use super::token::{VERIFIER, sources};
+use crate::config::{AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size};
+use crate::connection::Farewells;
+use crate::edge::{Edge, Proxies, Rules};
+use crate::handshake::{Caller, Door, Doorkeeper, Gate, Place, Plans, Routes};
+use crate::hub::Table;
+use crate::id::NodeId;
+use crate::limits::{Admission, Memory, Pending, Permits, Users};
+use crate::relay::{Hold, Relay};
+use crate::task::Tasks;
+
+/// Every status that a client may see before its connection is open.
+const STATUSES: [u16; 15] =
+    [101, 400, 401, 403, 404, 405, 408, 413, 426, 429, 431, 502, 503, 504, 505];
+
+/// A route of each kind.
+static ROUTES: LazyLock<Vec<(Arc<Route>, Relay)>> = LazyLock::new(|| {
+    let mut asked = route("/rooms/{room}/{*rest}", AuthMode::Connect);
+    asked.events = vec![EventKind::Connect, EventKind::Message, EventKind::Disconnected];
+    asked.forward_headers = vec!["Cookie".to_owned(), "X-Key".to_owned()];
+    let mut told = route("/told", AuthMode::Jwt);
+    told.refuse = RefuseMode::Close;
+    let all = [
+        route("/ws", AuthMode::None),
+        asked,
+        told,
+        route("/jwt", AuthMode::Jwt),
+        route("/", AuthMode::Certificate),
+    ];
+    let with_relay = |route: Route| {
+        let relay = Relay::new(&route, None, &Hold::new(0), &METRICS).unwrap();
+        (Arc::new(route), relay)
+    };
+    all.map(with_relay).into()
+});
+
+/// One client at a time, or the count of what is forwarded would be of several.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Whatever comes, there is at most one answer, of a status that is meant for it, in bounded time; a
+/// client that is not let in reaches no backend, and however its bytes are cut it is told the same.
+pub fn head(input: &[u8]) {
+    let Some((cut, bytes)) = manner(input) else { return };
+    let at_once = Manner { piece: bytes.len().max(1), ..cut };
+    let (whole, in_parts) = (answer(bytes, at_once), answer(bytes, cut));
+    // hyper looks at what comes at once before it is a whole head, and at pieces only then; and it is
+    // silent on HTTP/2's preface where that comes at once.
+    let is_cut_off = matches!((whole, in_parts), (Some(400 | 431), None | Some(408)));
+    let is_same = whole == in_parts || is_cut_off || bytes.starts_with(b"PRI ");
+    assert!(is_same, "{whole:?}, but {in_parts:?} in pieces");
+}
+
+/// The status, none when there was no answer.
+pub(super) fn answer(bytes: &[u8], manner: Manner) -> Option<u16> {
+    let _alone = ALONE.lock();
+    let before = forwarded();
+    let all = runtime().block_on(async {
+        let (ours, theirs) = duplex(PIPE);
+        let (edge, caller) = edge();
+        let newcomer = edge.pending.enter().await;
+        let rules = edge.rules.load_full();
+        let node = async {
+            edge.http(theirs, caller, &rules, None, newcomer).await;
+            edge.doorkeeper.farewells.tasks.ended().await;
+        };
+        let all = talk(ours, bytes, manner, Box::pin(node)).await;
+        assert!(edge.doorkeeper.table.is_empty(), "no connection is left behind");
+        assert_eq!(edge.places.taken(), 0, "no place is left taken");
+        all
+    });
+    let Some(end) = all.windows(4).position(|four| four == b"\r\n\r\n") else {
+        assert!(all.is_empty(), "an answer is whole: {}", all.escape_ascii());
+        return None;
+    };
+    let (head, body) = (std::str::from_utf8(&all[..end]).unwrap(), &all[end + 4..]);
+    let status: u16 = head["HTTP/1.1 ".len()..][..3].parse().unwrap();
+    assert!(STATUSES.contains(&status), "{head}");
+    if status == 101 {
+        server_frames(body);
+    } else {
+        assert_eq!(forwarded(), before, "nothing is forwarded of a refused handshake");
+        let mut lines = head.split("\r\n");
+        let length = lines.find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        let is_one = body.is_empty() || body.len() == length.parse::<usize>().unwrap();
+        assert!(is_one, "one answer: {}", all.escape_ascii());
+    }
+    Some(status)
+}
+
+/// Events that a backend heard of.
+fn forwarded() -> u64 {
+    ROUTES.iter().map(|(_, relay)| relay.metrics().outcomes()).sum()
+}
+
+fn route(path: &str, auth: AuthMode) -> Route {
+    let mut route = Route::new(path, auth);
+    route.backend = Backend::Echo(true);
+    route.origins = vec!["https://good.com".to_owned()];
+    route.max_message = Size::kib(1);
+    route
+}
+
+fn edge() -> (Edge, Caller) {
+    let (places, limits) = (Permits::new(1), Limits::default());
+    let caller = Caller {
+        remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+        certificate: None,
+        read_buffer: 1024,
+        place: places.take().map(Place::Open),
+    };
+    let gate = |route: &Route| match route.auth {
+        AuthMode::None => Gate::Open,
+        AuthMode::Connect => Gate::Connect,
+        AuthMode::Certificate => Gate::Certificate,
+        AuthMode::Jwt => Gate::Jwt { verifier: VERIFIER.clone(), sources: sources() },
+    };
+    let plans = Arc::new(Plans::new(&BTreeMap::new()));
+    let doors = ROUTES.iter().map(|(route, relay)| {
+        let door = Door::new(
+            Arc::clone(route),
+            relay.clone(),
+            gate(route),
+            Heartbeat::default(),
+            Arc::clone(&plans),
+        );
+        (route.path.clone(), door)
+    });
+    let doorkeeper = Doorkeeper {
+        node: NodeId::random(),
+        admission: Arc::new(Admission::new(&limits, Memory::default())),
+        table: Table::new(),
+        farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
+        users: Users::new(),
+        metrics: METRICS.clone(),
+    };
+    let edge = Edge {
+        doorkeeper,
+        places,
+        waiting: Permits::new(1),
+        rules: ArcSwap::from_pointee(Rules {
+            doors: Routes::new(doors),
+            limits,
+            acceptor: None,
+            public: Proxies::default(),
+            plain: Proxies::default(),
+        }),
+        pending: Pending::new(1),
+        console: false,
+        metrics: METRICS.clone(),
+        tasks: Tasks::new(),
+    };
+    (edge, caller)
+}

@@ -1,0 +1,3 @@
+//! `moorline::fuzzing::config` under libFuzzer.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| moorline::fuzzing::config(bytes));
