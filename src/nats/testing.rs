@@ -53,6 +53,15 @@ impl NatsServer {
     pub(crate) fn freeze(&mut self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
+        // The signal is on its way to each thread when `kill` ends.
+        let is_stopped = |thread: &std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap();
+            stat.rsplit(") ").next().unwrap().starts_with('T')
+        };
+        let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        while !threads().all(|thread| is_stopped(&thread.unwrap())) {
+            std::thread::yield_now();
+        }
     }
 
     /// Starts it again on the same port.
