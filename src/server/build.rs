@@ -15,7 +15,7 @@ use crate::handshake::{Door, Doorkeeper, Gate, Plans, Routes};
 use crate::http_client::Client;
 use crate::hub::Table;
 use crate::id::NodeId;
-use crate::limits::{Admission, Limited, Memory, Pending, Permits, Users};
+use crate::limits::{Admission, Limit, Limited, Memory, Pending, Permits, Users};
 use crate::metrics::Metrics;
 use crate::nats::Nats;
 use crate::relay::{Hold, Relay};
@@ -122,7 +122,8 @@ pub(super) fn edge(config: &Config, core: &Core, rules: Arc<Rules>) -> Edge {
         metrics: core.metrics.clone(),
     };
     doorkeeper.declare_results();
-    core.metrics.declare_limits(&Limited::LIMITS, &Limited::ACTIONS);
+    let limits = Limit::ALL.iter().map(|limit| limit.as_str());
+    core.metrics.declare_limits(limits, Limited::ACTIONS);
     Edge {
         doorkeeper,
         places: Permits::new(config.limits.max_connections),
