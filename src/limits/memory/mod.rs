@@ -86,7 +86,7 @@ enum Sight {
 /// A flood of 1 GB/s brings 250 MB in that time. A look costs some tens of microseconds.
 const INTERVAL: Duration = Duration::from_millis(250);
 /// How long the kernel may take. Where groups are many and memory is short, `memory.stat` can be slow.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last judgement stands. Longer, and a node that cannot look would refuse everybody for
 /// ever.
 const BLIND_AFTER: Duration = Duration::from_secs(10);

@@ -60,7 +60,7 @@ impl Node {
                 () = asked.notified() => Occasion::Asked,
                 occasion = next_look(watch.as_mut(), refused.is_some()) => occasion,
             };
-            refused = match Box::pin(self.attempt(occasion)).await {
+            refused = match self.attempt(occasion).await {
                 Ok(true) => None,
                 Ok(false) => {
                     if refused.is_some() {
@@ -85,8 +85,12 @@ impl Node {
     async fn attempt(&mut self, occasion: Occasion) -> Result<bool, ServerError> {
         let metrics = self.core.metrics.clone();
         let attempt = AssertUnwindSafe(async {
-            let Some(next) = self.prepare(occasion).await? else { return Ok(false) };
-            self.take_over(next).await;
+            let Some(next) = Box::pin(self.prepare(occasion)).await? else { return Ok(false) };
+            let memory = self.config.limits.memory;
+            self.take_over(next);
+            if self.config.limits.memory != memory {
+                Box::pin(self.watch_memory()).await;
+            }
             Ok(true)
         });
         attempt.catch_unwind().await.unwrap_or_else(|_| {
@@ -124,8 +128,8 @@ impl Node {
         self.core.disk.read("the config", load).await
     }
 
-    /// Puts the next config in force, before it waits for anything.
-    async fn take_over(&mut self, Next { config, served }: Next) {
+    /// Puts the next config in force.
+    fn take_over(&mut self, Next { config, served }: Next) {
         let changed = difference::sections(&self.config, &config).join(", ");
         let limits = config.limits;
         self.edge.rules.store(Arc::clone(&served.rules));
@@ -146,7 +150,6 @@ impl Node {
             (Some(old), Some(new)) => old.is(new),
             _ => true,
         };
-        let is_same_memory = self.config.limits.memory == limits.memory;
         (self.config, self.served) = (config, served);
         if !is_same_acceptor {
             self.watch_certificates();
@@ -154,9 +157,6 @@ impl Node {
         self.core.metrics.config_reload("ok");
         let routes = self.config.routes.len();
         tracing::info!(changed, routes, "config reloaded; all files were read again");
-        if !is_same_memory {
-            self.watch_memory().await;
-        }
     }
 }
 
@@ -205,7 +205,7 @@ mod tests {
         let file = folder.path().join("moorline.yaml");
         std::fs::write(&file, CONFIG).unwrap();
         let config = Config::load(&file, std::iter::empty()).unwrap();
-        let node = Node::start(config, Some(buggy(file.clone()))).await.unwrap();
+        let node = Box::pin(Node::start(config, Some(buggy(file.clone())))).await.unwrap();
         let (metrics, signals) = (node.core.metrics.clone(), Signals::default());
         let reloads = async |result: &str| {
             let line = format!("moorline_config_reloads_total{{result=\"{result}\"}} 1");
