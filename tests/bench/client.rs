@@ -6,18 +6,22 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 /// An open WebSocket.
 pub(crate) struct Client {
-    io: Box<dyn Io>,
+    io: Stream,
     inbound: BytesMut,
 }
 
-trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+/// TCP, or TLS over it.
+pub(crate) type Stream = Box<dyn Io>;
+
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// A message that is masked and framed already, to be sent again and again.
@@ -31,6 +35,9 @@ pub(crate) struct Framed {
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// What is read at once; an idle client keeps this much.
 const READ: usize = 1024;
+/// 1,500 bytes less the headers of IPv4 and TCP.
+const ETHERNET_MSS: u32 = 1460;
+const NARROW_BUFFER: u32 = 16 * 1024;
 
 // RFC 6455 section 5.2.
 const FIN: u8 = 0x80;
@@ -48,33 +55,62 @@ impl Framed {
     pub(crate) fn text(payload: Bytes) -> Self {
         Self { bytes: frame(TEXT, &payload), payload }
     }
+
+    /// The frame.
+    pub(crate) fn bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+}
+
+/// How TCP gets there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// As the kernel does it: with segments of 64 KiB, and socket buffers of some MiB for them.
+    Loopback,
+    /// As a small device does it: over Ethernet, with small buffers.
+    Narrow,
+}
+
+/// Opens TCP, and TLS over it if there is to be any.
+pub(crate) async fn open(
+    to: SocketAddr,
+    way: Way,
+    tls: Option<&TlsConnector>,
+) -> anyhow::Result<Stream> {
+    let opened = async {
+        let socket = TcpSocket::new_v4()?;
+        if way == Way::Narrow {
+            SockRef::from(&socket).set_tcp_mss(ETHERNET_MSS)?;
+            socket.set_recv_buffer_size(NARROW_BUFFER)?;
+            socket.set_send_buffer_size(NARROW_BUFFER)?;
+        }
+        let tcp = socket.connect(to).await?;
+        tcp.set_nodelay(true)?;
+        Ok(match tls {
+            Some(tls) => {
+                let name = ServerName::try_from("localhost")?;
+                Box::new(Box::pin(tls.connect(name, tcp)).await?) as Stream
+            }
+            None => Box::new(tcp),
+        })
+    };
+    timeout(TIMEOUT, opened).await.context("no connection in time")?
 }
 
 impl Client {
-    /// Connects to `/ws`.
-    pub(crate) async fn connect(
-        to: SocketAddr,
-        tls: Option<&TlsConnector>,
-        token: Option<&str>,
-    ) -> anyhow::Result<Self> {
-        let connected = async {
-            let tcp = TcpStream::connect(to).await?;
-            tcp.set_nodelay(true)?;
-            let io: Box<dyn Io> = match tls {
-                Some(tls) => {
-                    let name = ServerName::try_from("localhost")?;
-                    Box::new(Box::pin(tls.connect(name, tcp)).await?)
-                }
-                None => Box::new(tcp),
-            };
-            let mut client = Self { io, inbound: BytesMut::new() };
-            client.shake_hands(token).await?;
-            anyhow::Ok(client)
-        };
-        timeout(TIMEOUT, connected).await.context("no handshake in time")?
+    /// The opening handshake for `/ws`.
+    pub(crate) async fn shake_hands(io: Stream, token: Option<&str>) -> anyhow::Result<Self> {
+        let mut client = Self { io, inbound: BytesMut::new() };
+        timeout(TIMEOUT, client.upgrade(token)).await.context("no handshake in time")??;
+        Ok(client)
     }
 
-    async fn shake_hands(&mut self, token: Option<&str>) -> anyhow::Result<()> {
+    /// The stream, for what no proper client does.
+    pub(crate) fn into_stream(self) -> Stream {
+        self.io
+    }
+
+    async fn upgrade(&mut self, token: Option<&str>) -> anyhow::Result<()> {
         let authorization =
             token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         let request = format!(
@@ -189,12 +225,6 @@ impl Client {
         }
         self.inbound.advance(header);
         Ok(Some((opcode, self.inbound.split_to(len).freeze())))
-    }
-}
-
-impl std::fmt::Debug for Client {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Client")
     }
 }
 

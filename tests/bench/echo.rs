@@ -39,19 +39,19 @@ pub(crate) async fn measure(
     for round in 1..=scale.rounds {
         for line in &mut lines {
             let (cpu, rate) = line.round(&message, scale.window).await?;
-            let name = line.relay.side.name();
+            let name = line.relay.name;
             progress(&format!("echo {round}: {name} {cpu:.1} us, {rate:.0}/s"));
             line.cpu.push(cpu);
             line.rate.push(rate);
         }
     }
-    let [moorline, bare] = Side::BOTH.map(|side| lines.iter().find(|l| l.relay.side == side));
+    let [moorline, other] = Side::BOTH.map(|side| lines.iter().find(|l| l.relay.side == side));
     let cpu = |line: Option<&Line>| line.map(|l| l.cpu.clone()).unwrap_or_default();
     let rate = |line: Option<&Line>| line.map(|l| l.rate.clone()).unwrap_or_default();
     let row = Row::new("CPU per echoed message, 100 connections, 128 bytes", "us");
-    report.add(row.moorline(cpu(moorline)).bare(cpu(bare)).budget(18.0).budget_ratio(1.3));
+    report.add(row.moorline(cpu(moorline)).other(cpu(other)).budget(18.0).budget_ratio(1.3));
     let row = Row::new("  echoed messages, closed loop", "1/s");
-    report.add(row.moorline(rate(moorline)).bare(rate(bare)));
+    report.add(row.moorline(rate(moorline)).other(rate(other)));
     Ok(())
 }
 

@@ -26,7 +26,7 @@ pub(crate) async fn measure(
             let clients = load::connect(&relay.wss, scale.handshakes).await?;
             let cpu = relay.process.cpu()?.saturating_sub(before);
             let each = cpu.as_secs_f64() * 1e6 / scale.handshakes as f64;
-            progress(&format!("handshake {round}: {} {each:.0} us", relay.side.name()));
+            progress(&format!("handshake {round}: {} {each:.0} us", relay.name));
             samples.push(each);
             // Their end is not part of the next round.
             load::close(clients).await?;
@@ -35,7 +35,7 @@ pub(crate) async fn measure(
     let row = Row::new("CPU per TLS and WebSocket handshake", "us").budget(260.0);
     report.add(lines.into_iter().fold(row, |row, (relay, samples)| match relay.side {
         Side::Moorline => row.moorline(samples),
-        Side::Bare => row.bare(samples),
+        Side::Other => row.other(samples),
     }));
     Ok(())
 }

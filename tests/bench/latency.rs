@@ -22,6 +22,8 @@ const ADDED: f64 = 1_000.0;
 /// One way to the worker.
 struct Line {
     name: &'static str,
+    /// None for the direct way.
+    side: Option<Side>,
     askers: Vec<Asker>,
     rounds: Vec<Latencies>,
 }
@@ -40,13 +42,14 @@ pub(crate) async fn measure(
         let clients = load::connect(&relay.wss, CONNECTIONS).await?;
         let asker = |client| Asker::WebSocket(client, message.clone());
         let askers = clients.into_iter().map(asker).collect();
-        lines.push(Line { name: side.name(), askers, rounds: vec![] });
+        lines.push(Line { name: relay.name, side: Some(side), askers, rounds: vec![] });
         relays.push(relay);
     }
     let client = Box::pin(async_nats::connect(&stage.nats)).await?;
     let direct = Asker::Nats { client, subject: bare::SUBJECT, payload };
     let askers = (0..CONNECTIONS).map(|_| direct.another()).collect::<Option<Vec<_>>>();
-    lines.push(Line { name: "direct", askers: askers.unwrap_or_default(), rounds: vec![] });
+    let askers = askers.unwrap_or_default();
+    lines.push(Line { name: "direct", side: None, askers, rounds: vec![] });
     for round in 0..=scale.rounds {
         for line in &mut lines {
             let window = if round == 0 { WARM_UP } else { scale.window };
@@ -66,22 +69,24 @@ pub(crate) async fn measure(
 }
 
 fn rows(lines: &[Line], report: &mut Report) {
-    let samples = |name: &str, part: f64| {
-        let line = lines.iter().find(|line| line.name == name);
+    let samples = |side: Option<Side>, part: f64| {
+        let line = lines.iter().find(|line| line.side == side);
         let rounds = line.map(|line| line.rounds.as_slice()).unwrap_or_default();
         rounds.iter().map(|latencies| latencies.quantile(part)).collect::<Vec<_>>()
     };
     for (part, name) in QUANTILES {
-        let direct = median(&samples("direct", part)).unwrap_or_default();
+        let direct = median(&samples(None, part)).unwrap_or_default();
         let what = format!("latency {name}, 1,000 connections, 2,000/s (direct {direct:.0})");
         let row = Row::new(what, "us");
-        report.add(row.moorline(samples("moorline", part)).bare(samples("bare", part)));
+        let [moorline, other] = Side::BOTH.map(|side| samples(Some(side), part));
+        report.add(row.moorline(moorline).other(other));
     }
-    let direct = samples("direct", P99);
-    let added = |name| {
-        let pairs = samples(name, P99).into_iter().zip(&direct);
+    let direct = samples(None, P99);
+    let added = |side| {
+        let pairs = samples(Some(side), P99).into_iter().zip(&direct);
         pairs.map(|(relay, direct)| relay - direct).collect::<Vec<_>>()
     };
     let row = Row::new("  p99 above a direct NATS request", "us");
-    report.add(row.moorline(added("moorline")).bare(added("bare")).budget(ADDED));
+    let [moorline, other] = Side::BOTH.map(added);
+    report.add(row.moorline(moorline).other(other).budget(ADDED));
 }

@@ -1,4 +1,5 @@
-//! Load of three kinds: many handshakes, echoes as fast as they come back, and messages at a fixed rate.
+//! Load of three kinds: many handshakes, echoes as fast as they come back, and messages or newcomers at
+//! a fixed rate.
 
 use std::time::Duration;
 
@@ -13,12 +14,13 @@ use crate::client::{Client, Framed};
 use crate::stage::Door;
 
 /// Somebody who asks and waits for the answer.
-#[derive(Debug)]
 pub(crate) enum Asker {
     /// Over a relay.
     WebSocket(Client, Framed),
     /// Straight to the worker.
     Nats { client: async_nats::Client, subject: &'static str, payload: Bytes },
+    /// By coming in, and going again.
+    Newcomer(Door),
 }
 
 /// How long each message took, in the order of length.
@@ -26,7 +28,7 @@ pub(crate) enum Asker {
 pub(crate) struct Latencies(Vec<Duration>);
 
 /// Handshakes at the same time.
-const LANES: usize = 32;
+pub(crate) const LANES: usize = 32;
 /// Messages that are due and wait for one asker; more would mean that the relay stands still.
 const DUE: usize = 64;
 /// How long the last answers may take.
@@ -112,8 +114,7 @@ pub(crate) async fn open_loop(
     let loops = askers.into_iter().zip(receivers).map(|(mut asker, mut receiver)| async move {
         let mut latencies = Vec::new();
         while let Some(due) = receiver.recv().await {
-            asker.ask().await?;
-            latencies.push(due.elapsed());
+            latencies.push(asker.ask(due).await?);
         }
         anyhow::Ok((asker, latencies))
     });
@@ -145,7 +146,7 @@ fn pace(askers: &[mpsc::Sender<Instant>], rate: u32, window: Duration) -> anyhow
 }
 
 /// Runs all futures at once; the first error ends all.
-async fn all<T: Send + 'static>(
+pub(crate) async fn all<T: Send + 'static>(
     futures: impl Iterator<Item = impl Future<Output = anyhow::Result<T>> + Send + 'static>,
 ) -> anyhow::Result<Vec<T>> {
     let mut tasks: JoinSet<_> = futures.collect();
@@ -160,23 +161,30 @@ impl Asker {
     /// Another asker on the same connection to NATS; a WebSocket has but one.
     pub(crate) fn another(&self) -> Option<Self> {
         match self {
-            Self::WebSocket(..) => None,
+            Self::WebSocket(..) | Self::Newcomer(_) => None,
             Self::Nats { client, subject, payload } => {
                 Some(Self::Nats { client: client.clone(), subject, payload: payload.clone() })
             }
         }
     }
 
-    async fn ask(&mut self) -> anyhow::Result<()> {
+    /// How long the answer took since the question was due.
+    async fn ask(&mut self, due: Instant) -> anyhow::Result<Duration> {
         match self {
-            Self::WebSocket(client, message) => client.echo(message).await,
+            Self::WebSocket(client, message) => client.echo(message).await?,
+            Self::Newcomer(door) => {
+                let client = door.connect().await?;
+                let took = due.elapsed();
+                client.close().await?;
+                return Ok(took);
+            }
             Self::Nats { client, subject, payload } => {
                 let reply = client.request(*subject, payload.clone());
                 let reply = timeout_at(Instant::now() + GRACE, reply).await??;
                 ensure!(reply.payload == *payload, "the answer is another message");
-                Ok(())
             }
         }
+        Ok(due.elapsed())
     }
 }
 

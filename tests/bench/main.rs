@@ -10,10 +10,13 @@ mod process;
 mod stage;
 mod client;
 mod load;
+mod hostile;
 mod memory;
 mod echo;
 mod latency;
 mod handshake;
+mod slow;
+mod neighbours;
 mod report;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -42,6 +45,9 @@ struct Arguments {
     /// Only this measure
     #[arg(long, value_enum)]
     only: Option<Measure>,
+    /// Compare with this moorline binary instead of the bare relay
+    #[arg(long)]
+    against: Option<PathBuf>,
     /// What cargo says to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -70,6 +76,10 @@ enum Measure {
     Latency,
     /// CPU per handshake
     Handshake,
+    /// Handshakes beside clients at one byte a second
+    Slow,
+    /// Latency beside clients that send too much or read nothing
+    Neighbours,
 }
 
 /// How much is done.
@@ -85,6 +95,8 @@ struct Scale {
     window: Duration,
     /// Handshakes in a round.
     handshakes: usize,
+    /// Rounds of each measure that alternates between peace and trouble.
+    troubles: usize,
 }
 
 const WHOLE: Scale = Scale {
@@ -93,6 +105,7 @@ const WHOLE: Scale = Scale {
     rounds: 5,
     window: Duration::from_secs(4),
     handshakes: 2_000,
+    troubles: 3,
 };
 const QUICK: Scale = Scale {
     idle: 2_000,
@@ -100,10 +113,11 @@ const QUICK: Scale = Scale {
     rounds: 1,
     window: Duration::from_secs(4),
     handshakes: 1_000,
+    troubles: 1,
 };
 
 /// Whatever happens, the run ends.
-const DEADLINE: Duration = Duration::from_secs(400);
+const DEADLINE: Duration = Duration::from_secs(600);
 /// Descriptors that are not idle connections.
 const SPARE_DESCRIPTORS: usize = 500;
 
@@ -125,7 +139,7 @@ fn main() -> anyhow::Result<()> {
             let mut scale = if arguments.quick { QUICK } else { WHOLE };
             let most = usize::try_from(descriptors)?.saturating_sub(SPARE_DESCRIPTORS);
             scale.idle = scale.idle.min(most);
-            runtime.block_on(run(scale, arguments.only))
+            runtime.block_on(run(scale, arguments.only, arguments.against))
         }
     };
     runtime.shutdown_background();
@@ -133,11 +147,11 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// Measures until it is done, too late, or told to stop; in each case the other processes end first.
-async fn run(scale: Scale, only: Option<Measure>) -> anyhow::Result<()> {
+async fn run(scale: Scale, only: Option<Measure>, against: Option<PathBuf>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
-        measured = timeout(DEADLINE, Box::pin(measure(scale, only))) => {
+        measured = timeout(DEADLINE, Box::pin(measure(scale, only, against))) => {
             measured.context("the benchmark took too long")?
         }
         _ = terminate.recv() => anyhow::bail!("stopped"),
@@ -145,9 +159,13 @@ async fn run(scale: Scale, only: Option<Measure>) -> anyhow::Result<()> {
     }
 }
 
-async fn measure(scale: Scale, only: Option<Measure>) -> anyhow::Result<()> {
-    let stage = Stage::set().await?;
-    let mut report = Report::default();
+async fn measure(
+    scale: Scale,
+    only: Option<Measure>,
+    against: Option<PathBuf>,
+) -> anyhow::Result<()> {
+    let stage = Stage::set(against).await?;
+    let mut report = Report::new(stage.other());
     let wanted = |measure| only.is_none_or(|only| only == measure);
     if wanted(Measure::Echo) {
         echo::measure(&stage, scale, &mut report).await.context("echo")?;
@@ -157,6 +175,12 @@ async fn measure(scale: Scale, only: Option<Measure>) -> anyhow::Result<()> {
     }
     if wanted(Measure::Handshake) {
         handshake::measure(&stage, scale, &mut report).await.context("handshake")?;
+    }
+    if wanted(Measure::Slow) {
+        slow::measure(&stage, scale, &mut report).await.context("slow")?;
+    }
+    if wanted(Measure::Neighbours) {
+        Box::pin(neighbours::measure(&stage, scale, &mut report)).await.context("neighbours")?;
     }
     if wanted(Measure::Idle) {
         memory::measure(&stage, scale, &mut report).await.context("idle")?;

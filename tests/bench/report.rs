@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 /// Rows in the order in which they were measured.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Report {
+    /// What moorline is compared with.
+    other: &'static str,
     rows: Vec<Row>,
 }
 
@@ -15,25 +17,25 @@ pub(crate) struct Row {
     what: String,
     unit: &'static str,
     moorline: Vec<f64>,
-    bare: Vec<f64>,
+    other: Vec<f64>,
     /// What moorline may cost at most.
     budget: Option<f64>,
-    /// What moorline may cost at most, in multiples of the bare relay.
+    /// What moorline may cost at most, in multiples of the other side.
     ratio: Option<f64>,
 }
 
 impl Row {
     pub(crate) fn new(what: impl Into<String>, unit: &'static str) -> Self {
         let what = what.into();
-        Self { what, unit, moorline: vec![], bare: vec![], budget: None, ratio: None }
+        Self { what, unit, moorline: vec![], other: vec![], budget: None, ratio: None }
     }
 
     pub(crate) fn moorline(self, samples: impl Into<Vec<f64>>) -> Self {
         Self { moorline: samples.into(), ..self }
     }
 
-    pub(crate) fn bare(self, samples: impl Into<Vec<f64>>) -> Self {
-        Self { bare: samples.into(), ..self }
+    pub(crate) fn other(self, samples: impl Into<Vec<f64>>) -> Self {
+        Self { other: samples.into(), ..self }
     }
 
     pub(crate) fn budget(self, most: f64) -> Self {
@@ -45,10 +47,10 @@ impl Row {
     }
 
     fn cells(&self) -> [String; 6] {
-        let (moorline, bare) = (median(&self.moorline), median(&self.bare));
+        let (moorline, other) = (median(&self.moorline), median(&self.other));
         // Round by round, for what disturbs the machine disturbs both sides of a round.
-        let rounds = self.moorline.iter().zip(&self.bare).filter(|(_, bare)| **bare > 0.0);
-        let ratio = median(&rounds.map(|(moorline, bare)| moorline / bare).collect::<Vec<_>>());
+        let rounds = self.moorline.iter().zip(&self.other).filter(|(_, other)| **other > 0.0);
+        let ratio = median(&rounds.map(|(moorline, other)| moorline / other).collect::<Vec<_>>());
         let mut budget = String::new();
         if let Some(most) = self.budget {
             let _ = write!(budget, "<= {}", number(most));
@@ -68,7 +70,7 @@ impl Row {
         [
             format!("{} [{}]", self.what, self.unit),
             moorline.map(number).unwrap_or_default(),
-            bare.map(number).unwrap_or_default(),
+            other.map(number).unwrap_or_default(),
             ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
             budget,
             verdict.to_owned(),
@@ -77,13 +79,17 @@ impl Row {
 }
 
 impl Report {
+    pub(crate) fn new(other: &'static str) -> Self {
+        Self { other, rows: vec![] }
+    }
+
     pub(crate) fn add(&mut self, row: Row) {
         self.rows.push(row);
     }
 
     /// Prints the table to standard output, as Markdown.
     pub(crate) fn print(&self) -> io::Result<()> {
-        let head = ["measure", "moorline", "bare", "ratio", "budget", ""].map(str::to_owned);
+        let head = ["measure", "moorline", self.other, "ratio", "budget", ""].map(str::to_owned);
         let table: Vec<_> = [head].into_iter().chain(self.rows.iter().map(Row::cells)).collect();
         let widths: [usize; 6] = std::array::from_fn(|column| {
             let width = |row: &[String; 6]| row.get(column).map_or(0, |cell| cell.chars().count());

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsConnector;
 
-use crate::client::{Client, Framed};
+use crate::client::{self, Client, Framed, Stream, Way};
 use crate::process::Process;
 
 /// The parts that both relays share. Dropping it ends all processes.
@@ -26,6 +26,8 @@ pub(crate) struct Stage {
     /// `nats://` URL of the server.
     pub(crate) nats: String,
     connector: TlsConnector,
+    /// Another moorline in place of the bare relay.
+    against: Option<PathBuf>,
     _worker: Process,
     _nats_server: Process,
 }
@@ -34,11 +36,16 @@ pub(crate) struct Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     Moorline,
-    Bare,
+    /// What it is compared with.
+    Other,
 }
+
+/// A key of moorline's config and its value, as an environment variable.
+pub(crate) type Setting = (&'static str, &'static str);
 
 /// A relay that runs.
 pub(crate) struct Relay {
+    pub(crate) name: &'static str,
     pub(crate) side: Side,
     pub(crate) process: Process,
     pub(crate) wss: Door,
@@ -50,6 +57,7 @@ pub(crate) struct Relay {
 #[derive(Clone)]
 pub(crate) struct Door {
     address: SocketAddr,
+    way: Way,
     tls: Option<TlsConnector>,
     /// What moorline asks for.
     token: Option<String>,
@@ -65,7 +73,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 impl Stage {
     /// Starts NATS and the worker.
-    pub(crate) async fn set() -> anyhow::Result<Self> {
+    pub(crate) async fn set(against: Option<PathBuf>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
         fs::write(folder.path().join(CERTIFICATE), certified.cert.pem())?;
@@ -77,49 +85,77 @@ impl Stage {
         let worker = Process::start("worker", command.args(["--worker", "--nats", &nats]))?;
         worker.listening(["nats"])?;
         fs::write(folder.path().join(CONFIG), config(folder.path(), &nats))?;
-        Ok(Self { folder, nats, connector, _worker: worker, _nats_server: nats_server })
+        Ok(Self { folder, nats, connector, against, _worker: worker, _nats_server: nats_server })
+    }
+
+    /// Whether the other side is the bare relay, not another moorline.
+    pub(crate) fn has_bare(&self) -> bool {
+        self.against.is_none()
+    }
+
+    /// What the other side is called.
+    pub(crate) fn other(&self) -> &'static str {
+        if self.has_bare() { "bare" } else { "against" }
     }
 
     /// Starts a relay; it has echoed when this returns, and is as empty as it gets.
     pub(crate) async fn start(&self, side: Side) -> anyhow::Result<Relay> {
-        let relay = match side {
-            Side::Moorline => self.start_moorline()?,
-            Side::Bare => self.start_bare()?,
-        };
+        self.started(match (side, &self.against) {
+            (Side::Moorline, _) => self.run_moorline(side, MOORLINE.as_ref(), &[])?,
+            (Side::Other, Some(program)) => self.run_moorline(side, program, &[])?,
+            (Side::Other, None) => self.run_bare()?,
+        })
+        .await
+    }
+
+    /// Starts moorline with another config.
+    pub(crate) async fn start_with(&self, settings: &[Setting]) -> anyhow::Result<Relay> {
+        self.started(self.run_moorline(Side::Moorline, MOORLINE.as_ref(), settings)?).await
+    }
+
+    async fn started(&self, relay: Relay) -> anyhow::Result<Relay> {
         let started = Instant::now();
         while let Err(error) = relay.wss.try_out().await {
             let in_time = started.elapsed() < START_TIMEOUT;
-            ensure!(in_time, "{} does not echo: {error:#}", side.name());
+            ensure!(in_time, "{} does not echo: {error:#}", relay.name);
             sleep(POLL).await;
         }
         Ok(relay)
     }
 
-    fn start_moorline(&self) -> anyhow::Result<Relay> {
+    fn run_moorline(
+        &self,
+        side: Side,
+        program: &Path,
+        settings: &[Setting],
+    ) -> anyhow::Result<Relay> {
+        let name = if side == Side::Moorline { "moorline" } else { self.other() };
         let config = self.path(CONFIG);
-        let mut command = Command::new(MOORLINE);
-        let process = Process::start("moorline", command.arg("serve").arg("-c").arg(&config))?;
+        let mut command = Command::new(program);
+        command.envs(settings.iter().copied()).arg("serve").arg("-c").arg(&config);
+        let process = Process::start(name, &mut command)?;
         let [wss, ws, _admin] = process.listening(["wss", "ws", "admin"])?;
-        let mut command = Command::new(MOORLINE);
+        let mut command = Command::new(program);
         let made = command.args(["token", "--user", "bench", "-c"]).arg(&config).output()?;
         ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let token = Some(String::from_utf8(made.stdout)?.trim().to_owned());
         let tls = Some(self.connector.clone());
-        let wss = Door { address: wss.parse()?, tls, token: token.clone() };
-        let ws = Some(Door { address: ws.parse()?, tls: None, token });
-        Ok(Relay { side: Side::Moorline, process, wss, ws })
+        let wss = Door { address: wss.parse()?, way: Way::Loopback, tls, token: token.clone() };
+        let ws = Some(Door { address: ws.parse()?, way: Way::Loopback, tls: None, token });
+        Ok(Relay { name, side, process, wss, ws })
     }
 
-    fn start_bare(&self) -> anyhow::Result<Relay> {
+    fn run_bare(&self) -> anyhow::Result<Relay> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--bare", "--nats", &self.nats]);
         command.arg("--certificate").arg(self.path(CERTIFICATE));
         command.arg("--key").arg(self.path(KEY));
-        let process = Process::start("bare", &mut command)?;
+        let name = self.other();
+        let process = Process::start(name, &mut command)?;
         let [wss] = process.listening(["wss"])?;
         let tls = Some(self.connector.clone());
-        let wss = Door { address: wss.parse()?, tls, token: None };
-        Ok(Relay { side: Side::Bare, process, wss, ws: None })
+        let wss = Door { address: wss.parse()?, way: Way::Loopback, tls, token: None };
+        Ok(Relay { name, side: Side::Other, process, wss, ws: None })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -128,20 +164,28 @@ impl Stage {
 }
 
 impl Side {
-    pub(crate) const BOTH: [Self; 2] = [Self::Moorline, Self::Bare];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Moorline => "moorline",
-            Self::Bare => "bare",
-        }
-    }
+    pub(crate) const BOTH: [Self; 2] = [Self::Moorline, Self::Other];
 }
 
 impl Door {
     /// A new client.
     pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
-        Client::connect(self.address, self.tls.as_ref(), self.token.as_deref()).await
+        Client::shake_hands(self.open().await?, self.token.as_deref()).await
+    }
+
+    /// A client before its opening handshake.
+    pub(crate) async fn open(&self) -> anyhow::Result<Stream> {
+        client::open(self.address, self.way, self.tls.as_ref()).await
+    }
+
+    /// The same door for a client that does not get so far as to speak TLS.
+    pub(crate) fn without_tls(&self) -> Self {
+        Self { tls: None, ..self.clone() }
+    }
+
+    /// The same door by another way.
+    pub(crate) fn by(&self, way: Way) -> Self {
+        Self { way, ..self.clone() }
     }
 
     async fn try_out(&self) -> anyhow::Result<()> {
