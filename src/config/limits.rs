@@ -37,7 +37,8 @@ pub struct Limits {
     /// Time for a TLS handshake, from when there is room for the client and its PROXY header, where
     /// there is to be one, is here. Default: `10s`.
     pub tls_timeout: Period,
-    /// Time for a whole HTTP request head, after TLS. Default: `10s`.
+    /// Time for a whole HTTP request head, after TLS; and as much for the client to take the answer.
+    /// Default: `10s`.
     pub head_timeout: Period,
     /// Bytes of an HTTP request head. Default: `16KiB`.
     pub max_head: Size,

@@ -28,6 +28,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use crate::config::ProxyProtocol;
 use crate::handshake::{BadHead, Caller, Doorkeeper};
@@ -217,8 +219,14 @@ impl Edge {
         // A handshake's answer, yes or no, is the last on its stream, so one caller is enough.
         let caller = Mutex::new(Some(caller));
         let no_handshake_yet = || caller.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let answered = Notify::new();
+        let mut overdue = pin!(async {
+            answered.notified().await;
+            sleep(head_timeout).await;
+        });
         let service = service_fn(|request: Request<Incoming>| {
             newcomer.asked();
+            let answered = &answered;
             let is_console = self.is_console(&request);
             let mut caller = match is_console {
                 true => None,
@@ -228,13 +236,15 @@ impl Edge {
                 caller.remote = forwarded::client(caller.remote, request.headers(), forwarded);
             }
             async move {
-                Ok::<_, Infallible>(match caller {
+                let answer = match caller {
                     Some(caller) => {
                         Box::pin(self.doorkeeper.answer(&rules.doors, request, caller)).await
                     }
                     None if is_console => console_page(),
                     None => spent(),
-                })
+                };
+                answered.notify_one();
+                Ok::<_, Infallible>(answer)
             }
         });
         let mut connection = pin!(
@@ -247,19 +257,26 @@ impl Edge {
                 .serve_connection(TokioIo::new(io), service)
                 .with_upgrades()
         );
-        let served = tokio::select! {
-            served = connection.as_mut() => served,
-            () = self.tasks.stopping() => {
-                // Nobody asked for anything on this stream yet.
-                if !newcomer.has_asked() {
+        let (mut stopping, mut is_stopping) = (pin!(self.tasks.stopping()), false);
+        let served = loop {
+            tokio::select! {
+                served = connection.as_mut() => break served,
+                () = overdue.as_mut() => {
+                    tracing::debug!(%remote, "the answer was not taken in time");
                     return;
                 }
-                // The stream of a handshake ends with its answer. Shutting it down would make hyper
-                // write `Connection: close` over that of a 101.
-                if no_handshake_yet() {
-                    connection.as_mut().graceful_shutdown();
+                () = stopping.as_mut(), if !is_stopping => {
+                    is_stopping = true;
+                    // Nobody asked for anything on this stream yet.
+                    if !newcomer.has_asked() {
+                        return;
+                    }
+                    // The stream of a handshake ends with its answer. Shutting it down would make hyper
+                    // write `Connection: close` over that of a 101.
+                    if no_handshake_yet() {
+                        connection.as_mut().graceful_shutdown();
+                    }
                 }
-                connection.await
             }
         };
         let fault = match &served {

@@ -160,3 +160,37 @@ fn edge() -> (Edge, Caller) {
     };
     (edge, caller)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_takes_is_not_kept() {
+        for stop in [false, true] {
+            let (mut ours, theirs) = duplex(64);
+            let (edge, caller) = edge();
+            let newcomer = edge.pending.enter(None).await;
+            let rules = edge.rules.load_full();
+            let client = async {
+                ours.write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+                // The answer has begun.
+                assert_eq!(ours.read_u8().await.unwrap(), b'H');
+                if stop {
+                    edge.tasks.stop();
+                }
+            };
+            let started = Instant::now();
+            let served = async {
+                tokio::join!(client, edge.http(theirs, caller, &rules, &rules.plain, newcomer));
+            };
+            timeout(Duration::from_secs(60), served).await.expect("the end of the stream");
+            assert_eq!(started.elapsed(), rules.limits.head_timeout.get());
+        }
+    }
+}
