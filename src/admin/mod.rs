@@ -8,8 +8,8 @@
 mod drain;
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
-use crate::limits::Permits;
+use crate::limits::{Permit, Permits};
 use crate::metrics::Metrics;
 use crate::nats::Nats;
 use crate::task::Tasks;
@@ -40,6 +40,9 @@ pub struct Admin {
     pub drain: Drain,
     /// Places for requests at the same time.
     pub places: Permits,
+    /// Places for requests that wait for the end of the drain. They are others, so that those who wait
+    /// for long take none from probes.
+    pub waiting: Permits,
     /// Where the tasks of this door run.
     pub tasks: Tasks,
 }
@@ -62,10 +65,7 @@ impl Admin {
                     // Over the bound the stream is ended; whoever probes tries again.
                     let Some(place) = self.places.take() else { continue };
                     let admin = Arc::clone(&self);
-                    self.tasks.spawn("operator", async move {
-                        admin.http(stream).await;
-                        drop(place);
-                    });
+                    self.tasks.spawn("operator", async move { admin.http(stream, place).await });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept failed on the admin listener; waiting");
@@ -76,17 +76,20 @@ impl Admin {
     }
 
     /// One request for each connection, so that a client that never ends cannot stay.
-    async fn http(&self, stream: TcpStream) {
-        let waits = AtomicBool::new(false);
+    async fn http(&self, stream: TcpStream, place: Permit) {
+        let (waits, place) = (AtomicBool::new(false), Mutex::new(place));
         let service = service_fn(|request: Request<hyper::body::Incoming>| {
-            let waits = &waits;
+            let (waits, place) = (&waits, &place);
             async move {
                 Ok::<_, Infallible>(match request.uri().path() {
                     DRAIN => match drain::Wish::of(&request) {
-                        Ok(wish) => {
-                            waits.store(wish == drain::Wish::Wait, Ordering::Relaxed);
-                            self.drain.answer(wish).await
+                        Ok(drain::Wish::Wait) => {
+                            let Some(other) = self.waiting.take() else { return Ok(crowded()) };
+                            *place.lock().unwrap_or_else(PoisonError::into_inner) = other;
+                            waits.store(true, Ordering::Relaxed);
+                            self.drain.answer(drain::Wish::Wait).await
                         }
+                        Ok(wish) => self.drain.answer(wish).await,
                         Err(no_wish) => no_wish.to_response(),
                     },
                     _ => self.answer(&request),
@@ -149,10 +152,63 @@ impl Admin {
 /// The path of the wish to drain; the only one that changes anything.
 const DRAIN: &str = "/drain";
 
+/// Too many wait for the end of the drain, which those before have begun.
+fn crowded() -> Response<Full<Bytes>> {
+    text(StatusCode::SERVICE_UNAVAILABLE, "too many wait for the end of the drain already\n")
+}
+
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, plain);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn asks(admin: &Arc<Admin>, listener: &TcpListener, line: &str) -> TcpStream {
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let request = format!("{line} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (admin, place) = (Arc::clone(admin), admin.places.take().expect("a place"));
+        admin.tasks.clone().spawn("operator", async move { admin.http(stream, place).await });
+        client
+    }
+
+    async fn status(mut client: TcpStream) -> String {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_end_of_the_drain_takes_no_place_from_probes() {
+        let (places, waiting) = (Permits::new(1), Permits::new(2));
+        let (drain, tasks) = (Drain::new(), Tasks::new());
+        let metrics = Metrics::new();
+        let admin = Admin { metrics, nats: None, drain: drain.clone(), places, waiting, tasks };
+        let (admin, listener) = (Arc::new(admin), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let mut hooks = Vec::new();
+        for taken in 1..=2 {
+            hooks.push(asks(&admin, &listener, "POST /drain?wait").await);
+            while admin.waiting.taken() < taken || admin.places.taken() > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(status(asks(&admin, &listener, "POST /drain?wait").await).await, "503");
+        while admin.places.taken() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(status(asks(&admin, &listener, "GET /livez").await).await, "200");
+        drain.tell(Progress { stage: Stage::Over, ..Progress::default() });
+        for hook in hooks {
+            assert_eq!(status(hook).await, "200");
+        }
+    }
 }

@@ -68,8 +68,8 @@ pub struct Rates {
 pub struct Rate<N> {
     /// What a second allows on average; `0` is no limit.
     pub per_second: N,
-    /// What may come at once after a pause. Default: as much as a second allows; for bytes never less
-    /// than one message of the route's `max_message`.
+    /// What may come at once after a pause. Default: as much as a second allows. For bytes from the
+    /// client it is never less than one message of the route's `max_message`.
     #[serde(default)]
     pub burst: Option<N>,
     /// What happens above it. Default: `throttle`.

@@ -4,7 +4,8 @@
 //! One hand-written future for each connection, because every local of an async fn would be memory
 //! for each idle client. Its order is the backpressure: what is to be sent is sent before an outcome
 //! is looked at, and an outcome before the client is read, so a client that does not read its replies
-//! is not read either. Nothing is buffered but the outbox.
+//! is not read either. Nothing is buffered but the outbox, and one message of a client that is over its
+//! limits.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -24,7 +25,7 @@ use super::stats::Stats;
 use crate::close::{Cause, Close};
 use crate::event::{Event, EventBody, Peer, Trace};
 use crate::hub::{Mailbox, Wish};
-use crate::limits::Rates;
+use crate::limits::Meters;
 use crate::relay::Relay;
 
 /// One open connection.
@@ -73,7 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         relay: Relay,
         trace: Trace,
         mailbox: Mailbox,
-        rates: Rates,
+        meters: Meters,
         write_timeout: Duration,
     ) -> Self {
         let now = Instant::now();
@@ -86,8 +87,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             relay,
             trace,
             mailbox,
-            inbound: Inbound::new(rates.inbound, rates.frames),
-            outbound: Outbound::new(rates.outbound, write_timeout),
+            inbound: Inbound::new(meters.inbound, meters.frames),
+            outbound: Outbound::new(meters.outbound, write_timeout),
             effects: Effects::new(),
             timer: Box::pin(sleep_until(now)),
             now,
@@ -95,6 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         };
         if let Some(first) = driver.machine.open(now) {
             driver.dispatch(first);
+            driver.mailbox.set_busy(true);
         }
         driver
     }
@@ -109,31 +111,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             Poll::Pending => {}
         }
         loop {
-            match self.perform(cx) {
+            let is_all_out = match self.perform(cx) {
                 Poll::Ready(Ok(Some(exit))) => return Poll::Ready(exit),
-                Poll::Ready(Ok(None)) => {
-                    if self.outbound.unblock() {
-                        self.machine.set_blocked(false, self.now);
-                    }
-                    if self.take_input(cx, &mut budget).is_ready() {
-                        continue;
-                    }
-                    self.socket.shrink();
-                    self.effects = Effects::new();
-                }
+                Poll::Ready(Ok(None)) => true,
                 Poll::Ready(Err(Broken)) => {
                     self.input(Input::PeerGone);
                     return Poll::Ready(Exit::Abort);
                 }
-                Poll::Pending => {
-                    self.outbound.block(self.socket.written(), self.now);
-                    self.machine.set_blocked(true, self.now);
-                    // An unpolled request would hold up others that wait behind it. What comes of it
-                    // waits in the outbox.
-                    if self.take_outcome(cx).is_ready() {
-                        continue;
-                    }
-                }
+                Poll::Pending => false,
+            };
+            self.note_way_out(is_all_out);
+            if self.take_input(cx, &mut budget).is_ready() {
+                continue;
+            }
+            if is_all_out {
+                self.socket.shrink();
+                self.effects = Effects::new();
             }
             match ready!(self.keep_time(cx)) {
                 Some(exit) => return Poll::Ready(exit),
@@ -181,7 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if close.cause == Cause::OutboxFull {
             self.relay.metrics().outbox_full();
         }
-        self.mailbox.clear();
+        self.mailbox.abandon();
         self.input(Input::Cut(close));
     }
 
@@ -212,7 +205,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         tracing::error!(connection = %self.peer.id, "connection panicked");
         self.requests = Requests::default();
         self.effects.clear();
-        self.mailbox.clear();
+        self.mailbox.abandon();
         self.input(Input::Panicked);
     }
 }

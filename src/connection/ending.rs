@@ -2,11 +2,13 @@
 //! and the backend hears of it after all its other events.
 
 use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
@@ -32,7 +34,7 @@ pub(super) async fn leave<S: AsyncRead + AsyncWrite + Unpin>(
     let duration = driver.stats.since.elapsed();
     driver.relay.metrics().closed(close.code, close.cause, duration.as_secs_f64());
     let rtt = driver.machine.last_rtt();
-    driver.mailbox.clear();
+    driver.mailbox.abandon();
     driver.account_for_outbox();
     log(&driver.peer, &close, duration, Some(&driver.stats), rtt);
     LastEvents {
@@ -62,13 +64,17 @@ async fn leave_socket<S: AsyncRead + AsyncWrite + Unpin>(
         }
     };
     let mut leaving = pin!(timeout(close_timeout, leaving));
-    poll_fn(|cx| {
+    let left = AssertUnwindSafe(poll_fn(|cx| {
         while let Poll::Ready(outcome) = requests.poll_next(cx) {
             answered.push(outcome);
         }
         leaving.as_mut().poll(cx).map(drop)
-    })
-    .await;
+    }));
+    // The connection is accounted for whatever happens here.
+    if left.catch_unwind().await.is_err() {
+        driver.relay.metrics().panicked();
+        driver.requests = Requests::default();
+    }
     answered
 }
 

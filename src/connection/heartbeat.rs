@@ -22,8 +22,10 @@ pub(super) struct Heartbeat {
     heard: Instant,
     /// When the last message went in or out.
     used: Instant,
-    /// Since when a message is coming in; none between messages.
+    /// Since when a message is coming in; none between messages. Pauses do not count.
     begun: Option<Instant>,
+    /// Since when the client is not read; none while it is.
+    paused: Option<Instant>,
     message_timeout: Duration,
     /// A deadline that has passed, and until when it is given a last look.
     look: Option<(Instant, Instant)>,
@@ -40,6 +42,8 @@ struct Ping {
     due: Instant,
     /// Whether any byte came since; the pong itself is then only good for the round-trip time.
     answered: bool,
+    /// Whether the client was not read for a while since, which is no part of a round trip.
+    was_paused: bool,
 }
 
 /// What the time demands.
@@ -55,7 +59,7 @@ pub(super) enum Beat {
 
 /// A timer that fires this late says that the node was starved or stopped, not that the client is
 /// gone: what the client sent meanwhile is not read yet.
-const STARVED: Duration = Duration::from_secs(1);
+pub(super) const STARVED: Duration = Duration::from_secs(1);
 /// Timers may fire before bytes are seen that came earlier, so nobody is given up at first sight.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -70,6 +74,7 @@ impl Heartbeat {
             heard: now,
             used: now,
             begun: None,
+            paused: None,
             message_timeout: settings.message_timeout.get(),
             look: None,
             ping: None,
@@ -101,7 +106,8 @@ impl Heartbeat {
         if payload != self.pings.to_be_bytes() {
             return None;
         }
-        let rtt = now - self.ping.take()?.sent;
+        let ping = self.ping.take().filter(|ping| !ping.was_paused)?;
+        let rtt = now - ping.sent;
         self.last_rtt = Some(rtt);
         Some(rtt)
     }
@@ -110,56 +116,68 @@ impl Heartbeat {
         self.last_rtt
     }
 
+    /// The client is not read from now on.
+    pub(super) fn paused(&mut self, now: Instant) {
+        self.paused = Some(now);
+        if let Some(ping) = &mut self.ping {
+            ping.was_paused = true;
+        }
+    }
+
     /// Reading goes on after a pause in which the client's bytes waited unread.
     pub(super) fn resumed(&mut self, now: Instant) {
+        let pause = self.paused.take().map_or(Duration::ZERO, |since| now - since);
         (self.heard, self.used) = (now, now);
-        self.begun = self.begun.map(|_| now);
+        self.begun = self.begun.map(|begun| begun + pause);
         if let Some(ping) = &mut self.ping {
             ping.due = now + self.pong_timeout;
         }
     }
 
-    /// When [`beat`](Self::beat) is next worth a call. Silence counts only while `reading`.
-    pub(super) fn due(&self, reading: bool) -> Option<Instant> {
-        if !reading {
-            return self.ends;
-        }
+    /// When [`beat`](Self::beat) is next worth a call.
+    pub(super) fn due(&self) -> Option<Instant> {
         let deadline = self.deadline().map(|(deadline, _)| match self.look {
             Some((passed, until)) if passed == deadline => until,
             _ => deadline,
         });
-        let ping = self.is_answered().then_some(self.heard + self.interval);
-        [deadline, ping, self.ends].into_iter().flatten().min()
+        [deadline, self.next_ping(), self.ends].into_iter().flatten().min()
     }
 
     /// What is due at `now`.
-    pub(super) fn beat(&mut self, reading: bool, now: Instant) -> Beat {
+    pub(super) fn beat(&mut self, now: Instant) -> Beat {
         if self.ends.is_some_and(|ends| ends <= now) {
             return Beat::End(Cause::MaxAge);
-        }
-        if !reading {
-            return Beat::Wait;
         }
         if let Some((deadline, cause)) = self.deadline()
             && self.is_over(deadline, now)
         {
             return Beat::End(cause);
         }
-        if !self.is_answered() || now < self.heard + self.interval {
+        if self.next_ping().is_none_or(|next| now < next) {
             return Beat::Wait;
         }
         self.pings = self.pings.wrapping_add(1);
-        self.ping = Some(Ping { sent: now, due: now + self.pong_timeout, answered: false });
+        let (due, was_paused) = (now + self.pong_timeout, self.paused.is_some());
+        self.ping = Some(Ping { sent: now, due, answered: false, was_paused });
         Beat::Ping(Bytes::copy_from_slice(&self.pings.to_be_bytes()))
     }
 
-    /// Whether no ping waits for an answer.
-    fn is_answered(&self) -> bool {
-        self.ping.as_ref().is_none_or(|ping| ping.answered)
+    /// When the client is pinged next. A client that is not read is pinged all the same, lest networks
+    /// forget the flow; nobody holds its silence against it.
+    fn next_ping(&self) -> Option<Instant> {
+        match &self.ping {
+            Some(ping) if !ping.answered && self.paused.is_none() => None,
+            Some(ping) if !ping.answered => Some(ping.sent.max(self.heard) + self.interval),
+            _ => Some(self.heard + self.interval),
+        }
     }
 
     /// The next time at which the client's silence or slowness ends the connection.
+    /// None while it is not read.
     fn deadline(&self) -> Option<(Instant, Cause)> {
+        if self.paused.is_some() {
+            return None;
+        }
         let pong = self.ping.as_ref().filter(|ping| !ping.answered).map(|ping| ping.due);
         let idle = self.idle_timeout.map(|timeout| self.used + timeout);
         let message = self.begun.map(|begun| begun + self.message_timeout);
@@ -211,24 +229,24 @@ mod tests {
     fn a_silent_client_is_pinged_and_then_given_up() {
         let start = Instant::now();
         let mut heart = heartbeat(start);
-        assert_eq!(heart.due(true), Some(start + secs(20)));
-        assert_eq!(heart.beat(true, start + secs(19)), Beat::Wait);
-        assert!(matches!(heart.beat(true, start + secs(20)), Beat::Ping(_)));
-        assert_eq!(heart.due(true), Some(start + secs(30)));
-        assert_eq!(heart.beat(true, start + secs(29)), Beat::Wait);
-        assert_eq!(heart.beat(true, start + secs(30)), Beat::Wait);
-        assert_eq!(heart.due(true), Some(start + secs(30) + LOOK));
-        assert_eq!(heart.beat(true, start + secs(30) + LOOK), Beat::End(Cause::PongTimeout));
+        assert_eq!(heart.due(), Some(start + secs(20)));
+        assert_eq!(heart.beat(start + secs(19)), Beat::Wait);
+        assert!(matches!(heart.beat(start + secs(20)), Beat::Ping(_)));
+        assert_eq!(heart.due(), Some(start + secs(30)));
+        assert_eq!(heart.beat(start + secs(29)), Beat::Wait);
+        assert_eq!(heart.beat(start + secs(30)), Beat::Wait);
+        assert_eq!(heart.due(), Some(start + secs(30) + LOOK));
+        assert_eq!(heart.beat(start + secs(30) + LOOK), Beat::End(Cause::PongTimeout));
     }
 
     #[test]
     fn any_byte_is_life_and_the_pong_is_the_round_trip() {
         let start = Instant::now();
         let mut heart = heartbeat(start);
-        let Beat::Ping(payload) = heart.beat(true, start + secs(20)) else { panic!("no ping") };
+        let Beat::Ping(payload) = heart.beat(start + secs(20)) else { panic!("no ping") };
         heart.heard(start + secs(21));
-        assert_eq!(heart.beat(true, start + secs(30)), Beat::Wait);
-        assert_eq!(heart.due(true), Some(start + secs(41)));
+        assert_eq!(heart.beat(start + secs(30)), Beat::Wait);
+        assert_eq!(heart.due(), Some(start + secs(41)));
         assert_eq!(heart.pong(b"unasked", start + secs(22)), None);
         assert_eq!(heart.pong(&payload, start + secs(22)), Some(secs(2)));
         assert_eq!(heart.pong(&payload, start + secs(23)), None);
@@ -239,24 +257,27 @@ mod tests {
     fn silence_is_not_held_against_a_client_that_is_not_read() {
         let start = Instant::now();
         let mut heart = heartbeat(start);
-        assert!(matches!(heart.beat(true, start + secs(20)), Beat::Ping(_)));
-        assert_eq!(heart.due(false), None);
-        assert_eq!(heart.beat(false, start + secs(300)), Beat::Wait);
+        assert!(matches!(heart.beat(start + secs(20)), Beat::Ping(_)));
+        heart.paused(start + secs(21));
+        assert_eq!(heart.due(), Some(start + secs(40)), "the flow is kept alive");
+        let Beat::Ping(payload) = heart.beat(start + secs(40)) else { panic!("no ping") };
+        assert!(matches!(heart.beat(start + secs(299)), Beat::Ping(_)));
+        assert_eq!(heart.pong(&payload, start + secs(299)), None);
         heart.resumed(start + secs(300));
-        assert_eq!(heart.due(true), Some(start + secs(310)));
-        assert_eq!(heart.beat(true, start + secs(310)), Beat::Wait);
-        assert_eq!(heart.beat(true, start + secs(310) + LOOK), Beat::End(Cause::PongTimeout));
+        assert_eq!(heart.due(), Some(start + secs(310)));
+        assert_eq!(heart.beat(start + secs(310)), Beat::Wait);
+        assert_eq!(heart.beat(start + secs(310) + LOOK), Beat::End(Cause::PongTimeout));
     }
 
     #[test]
     fn a_node_that_was_stopped_gives_everybody_another_chance() {
         let start = Instant::now();
         let mut heart = heartbeat(start);
-        assert!(matches!(heart.beat(true, start + secs(20)), Beat::Ping(_)));
-        assert_eq!(heart.beat(true, start + secs(90)), Beat::Wait);
-        assert_eq!(heart.due(true), Some(start + secs(100)));
-        assert_eq!(heart.beat(true, start + secs(150)), Beat::Wait, "stopped again");
-        assert_eq!(heart.beat(true, start + secs(160)), Beat::End(Cause::PongTimeout));
+        assert!(matches!(heart.beat(start + secs(20)), Beat::Ping(_)));
+        assert_eq!(heart.beat(start + secs(90)), Beat::Wait);
+        assert_eq!(heart.due(), Some(start + secs(100)));
+        assert_eq!(heart.beat(start + secs(150)), Beat::Wait, "stopped again");
+        assert_eq!(heart.beat(start + secs(160)), Beat::End(Cause::PongTimeout));
     }
 
     #[test]
@@ -267,15 +288,16 @@ mod tests {
         for second in 6..35 {
             heart.heard(start + secs(second));
             heart.partial(true, start + secs(second));
-            assert_eq!(heart.beat(true, start + secs(second)), Beat::Wait);
+            assert_eq!(heart.beat(start + secs(second)), Beat::Wait);
         }
         heart.heard(start + secs(35));
-        assert_eq!(heart.beat(true, start + secs(35)), Beat::Wait);
-        assert_eq!(heart.beat(true, start + secs(35) + LOOK), Beat::End(Cause::MessageTimeout));
-        heart.resumed(start + secs(40));
-        assert_eq!(heart.beat(true, start + secs(41)), Beat::Wait, "it was not read meanwhile");
-        heart.partial(false, start + secs(42));
-        assert_eq!(heart.due(true), Some(start + secs(60)));
+        assert_eq!(heart.beat(start + secs(35)), Beat::Wait);
+        assert_eq!(heart.beat(start + secs(35) + LOOK), Beat::End(Cause::MessageTimeout));
+        heart.partial(false, start + secs(36));
+        heart.partial(true, start + secs(37));
+        heart.paused(start + secs(38));
+        heart.resumed(start + secs(48));
+        assert_eq!(heart.begun, Some(start + secs(47)), "a pause does not count");
     }
 
     #[test]
@@ -288,11 +310,11 @@ mod tests {
         };
         let mut heart = Heartbeat::new(&settings, start);
         heart.heard(start + secs(59));
-        assert_eq!(heart.beat(true, start + secs(60)), Beat::Wait);
-        assert_eq!(heart.beat(true, start + secs(60) + LOOK), Beat::End(Cause::Idle));
+        assert_eq!(heart.beat(start + secs(60)), Beat::Wait);
+        assert_eq!(heart.beat(start + secs(60) + LOOK), Beat::End(Cause::Idle));
         heart.used(start + secs(899));
         heart.heard(start + secs(899));
-        assert_eq!(heart.beat(true, start + secs(899)), Beat::Wait);
-        assert_eq!(heart.beat(true, start + secs(1000)), Beat::End(Cause::MaxAge));
+        assert_eq!(heart.beat(start + secs(899)), Beat::Wait);
+        assert_eq!(heart.beat(start + secs(1000)), Beat::End(Cause::MaxAge));
     }
 }

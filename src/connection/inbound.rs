@@ -10,14 +10,14 @@ use super::driver::Driver;
 use super::machine::Input;
 use super::socket::Received;
 use crate::close::{Cause, Close};
-use crate::limits::{Gate, Verdict};
+use crate::limits::{Meter, Verdict};
 use crate::message::Message;
 
 /// What a connection remembers of the way from its client.
 #[derive(Debug)]
 pub(super) struct Inbound {
-    messages: Gate,
-    frames: Gate,
+    messages: Meter,
+    frames: Meter,
     /// A message that came too early for the limits.
     waiting: Option<Message>,
     /// Frames that are not accounted for yet.
@@ -27,7 +27,7 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn new(messages: Gate, frames: Gate) -> Self {
+    pub(super) fn new(messages: Meter, frames: Meter) -> Self {
         Self { messages, frames, waiting: None, owed: 0, throttled: None }
     }
 
@@ -59,9 +59,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if self.inbound.owed > 0 && self.machine.is_open() {
             let metrics = self.relay.metrics();
             let verdict = self.inbound.frames.frames(self.inbound.owed, |limited| {
-                metrics.limited(limited.limit, limited.action)
+                metrics.limited(limited.limit.as_str(), limited.action)
             });
-            if self.is_held(verdict) {
+            if self.hold_back(verdict) {
                 return Poll::Ready(());
             }
             self.inbound.owed = 0;
@@ -123,22 +123,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         let metrics = self.relay.metrics();
         let verdict = self.inbound.messages.message(message.data().len(), |limited| {
-            metrics.limited(limited.limit, limited.action);
+            metrics.limited(limited.limit.as_str(), limited.action);
         });
         match verdict {
             Verdict::Pass => self.input(Input::Message(message)),
             Verdict::Wait(_) => {
                 self.inbound.waiting = Some(message);
-                self.is_held(verdict);
+                self.hold_back(verdict);
             }
-            Verdict::Drop | Verdict::Close => {
-                self.is_held(verdict);
-            }
+            Verdict::Drop => {}
+            Verdict::Close => drop(self.hold_back(verdict)),
         }
     }
 
-    /// Whether `verdict` keeps the client from being read now; acts on it.
-    fn is_held(&mut self, verdict: Verdict) -> bool {
+    /// Reads the client no further, if the `verdict` is so; says whether it is.
+    fn hold_back(&mut self, verdict: Verdict) -> bool {
         match verdict {
             Verdict::Pass | Verdict::Drop => return false,
             Verdict::Wait(until) => {

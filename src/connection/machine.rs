@@ -108,8 +108,12 @@ enum Phase {
         close: Close,
         until: Instant,
     },
-    /// Nothing more goes over the socket.
-    Closed(Close),
+    /// Nothing more is taken from the client or sent to it but what is on its way, which has until
+    /// then.
+    Closed {
+        close: Close,
+        until: Instant,
+    },
 }
 
 pub(super) type Effects = VecDeque<Effect>;
@@ -165,18 +169,20 @@ impl Machine {
                 self.on_outcome(kind, sequence, outcome, now, effects);
             }
             Input::Part(close) => self.part(close, now, effects),
-            Input::Cut(close) => self.fail(close, Effect::Abort, effects),
+            Input::Cut(close) => self.fail(close, Effect::Abort, now, effects),
             Input::PeerClosed(close) => {
                 let is_answer = matches!(self.phase, Phase::Closing { .. });
                 let last = if is_answer { Effect::HangUp } else { Effect::Linger };
-                self.end(close, last, effects);
+                self.end(close, last, now, effects);
             }
-            Input::PeerGone => self.end(Close::of(Cause::Vanished), Effect::Abort, effects),
-            Input::WriteStalled => self.end(Close::of(Cause::WriteTimeout), Effect::Abort, effects),
-            Input::Violation(close) => self.fail(close, Effect::Linger, effects),
+            Input::PeerGone => self.end(Close::of(Cause::Vanished), Effect::Abort, now, effects),
+            Input::WriteStalled => {
+                self.end(Close::of(Cause::WriteTimeout), Effect::Abort, now, effects)
+            }
+            Input::Violation(close) => self.fail(close, Effect::Linger, now, effects),
             Input::Panicked => {
                 self.in_flight = 0;
-                self.fail(Close::of(Cause::Panic), Effect::Linger, effects);
+                self.fail(Close::of(Cause::Panic), Effect::Linger, now, effects);
             }
         }
         self.note_reading(now);
@@ -196,24 +202,24 @@ impl Machine {
     /// The time is `now`.
     pub(super) fn tick(&mut self, now: Instant, effects: &mut Effects) {
         match &self.phase {
-            Phase::Closed(_) => {}
-            Phase::Closing { until, .. } if *until > now => {}
-            Phase::Closing { close, .. } => self.end(close.clone(), Effect::Abort, effects),
+            Phase::Closing { until, .. } | Phase::Closed { until, .. } if *until > now => {}
+            Phase::Closed { .. } => effects.push_back(Effect::Abort),
+            Phase::Closing { close, .. } => self.end(close.clone(), Effect::Abort, now, effects),
             Phase::Opening | Phase::Open => {
                 if self.expires.is_some_and(|expires| expires <= now) {
                     return self.close(Close::of(Cause::TokenExpired), now, effects);
                 }
-                match self.heartbeat.beat(self.was_reading, now) {
+                match self.heartbeat.beat(now) {
                     Beat::Wait => {}
                     Beat::Ping(payload) => effects.push_back(Effect::Ping(payload)),
                     Beat::End(Cause::MaxAge) => {
                         self.part(Close::of(Cause::MaxAge), now, effects);
                     }
                     Beat::End(Cause::PongTimeout) => {
-                        self.fail(Close::of(Cause::PongTimeout), Effect::Abort, effects);
+                        self.fail(Close::of(Cause::PongTimeout), Effect::Abort, now, effects);
                     }
                     Beat::End(Cause::MessageTimeout) => {
-                        self.fail(Close::of(Cause::MessageTimeout), Effect::Linger, effects);
+                        self.fail(Close::of(Cause::MessageTimeout), Effect::Linger, now, effects);
                     }
                     Beat::End(cause) => self.close(Close::of(cause), now, effects),
                 }
@@ -225,10 +231,9 @@ impl Machine {
     /// When [`tick`](Self::tick) is next worth a call.
     pub(super) fn due(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Closed(_) => None,
-            Phase::Closing { until, .. } => Some(*until),
+            Phase::Closing { until, .. } | Phase::Closed { until, .. } => Some(*until),
             Phase::Opening | Phase::Open => {
-                let beat = self.heartbeat.due(self.was_reading).filter(|_| self.parting.is_none());
+                let beat = self.heartbeat.due().filter(|_| self.parting.is_none());
                 [beat, self.expires].into_iter().flatten().min()
             }
         }
@@ -237,14 +242,18 @@ impl Machine {
     /// Whether the client may be read. What it sends meanwhile waits in its own TCP stream.
     pub(super) fn reads(&self) -> bool {
         match self.phase {
-            Phase::Opening | Phase::Closed(_) => false,
-            _ if self.is_blocked => false,
+            Phase::Opening | Phase::Closed { .. } => false,
             Phase::Open => {
                 let has_room = self.in_flight < self.route.in_flight;
-                has_room && !self.is_throttled && self.parting.is_none()
+                has_room && !self.is_blocked && !self.is_throttled && self.parting.is_none()
             }
             Phase::Closing { .. } => true,
         }
+    }
+
+    /// A message went to the client.
+    pub(super) fn used(&mut self, now: Instant) {
+        self.heartbeat.used(now);
     }
 
     /// Something waits for the client to read it, or waits no more.
@@ -292,7 +301,7 @@ impl Machine {
     /// How the connection ended, once it has.
     pub(super) fn closed(&self) -> Option<&Close> {
         match &self.phase {
-            Phase::Closed(close) => Some(close),
+            Phase::Closed { close, .. } => Some(close),
             _ => None,
         }
     }
@@ -404,32 +413,34 @@ impl Machine {
     }
 
     /// Says why, and ends without waiting for an answer (RFC 6455 section 7.1.7).
-    fn fail(&mut self, close: Close, last: Effect, effects: &mut Effects) {
+    fn fail(&mut self, close: Close, last: Effect, now: Instant, effects: &mut Effects) {
         match &self.phase {
             Phase::Opening | Phase::Open => {
                 effects.push_back(Effect::SendClose(close.clone()));
-                self.end(close, last, effects);
+                self.end(close, last, now, effects);
             }
-            Phase::Closing { close, .. } => self.end(close.clone(), last, effects),
-            Phase::Closed(_) => {}
+            Phase::Closing { close, .. } => self.end(close.clone(), last, now, effects),
+            Phase::Closed { .. } => {}
         }
     }
 
-    fn end(&mut self, close: Close, last: Effect, effects: &mut Effects) {
+    fn end(&mut self, close: Close, last: Effect, now: Instant, effects: &mut Effects) {
         let close = match &self.phase {
-            Phase::Closed(_) => return,
+            Phase::Closed { .. } => return,
             Phase::Closing { close, .. } => close.clone(),
             Phase::Opening | Phase::Open => close,
         };
-        self.phase = Phase::Closed(close);
+        self.phase = Phase::Closed { close, until: now + self.close_timeout };
         effects.push_back(last);
     }
 
     /// Tells the heartbeat when reading went on after a pause.
     fn note_reading(&mut self, now: Instant) {
         let reads = self.reads();
-        if reads && !self.was_reading {
-            self.heartbeat.resumed(now);
+        match (self.was_reading, reads) {
+            (false, true) => self.heartbeat.resumed(now),
+            (true, false) => self.heartbeat.paused(now),
+            _ => {}
         }
         self.was_reading = reads;
     }

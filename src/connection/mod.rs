@@ -36,7 +36,7 @@ use tokio::time::{Instant, timeout};
 use crate::config::Heartbeat;
 use crate::event::{Peer, State, Trace};
 use crate::hub::{Mailbox, Registered};
-use crate::limits::{Rates, Seat};
+use crate::limits::{Meters, Seat};
 use crate::relay::Relay;
 
 use driver::Driver;
@@ -66,7 +66,7 @@ pub struct Accepted {
     /// Bytes of read buffer: 1 KiB above TLS, which has a buffer of its own, else 2 KiB.
     pub read_buffer: usize,
     /// The limits that it meets.
-    pub rates: Rates,
+    pub meters: Meters,
     /// The line to the connection.
     pub mailbox: Mailbox,
     /// Its place in the table of connections.
@@ -86,7 +86,8 @@ pub fn run<S>(io: S, accepted: Accepted) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let Accepted { peer, relay, trace, heartbeat, rates, mailbox, registered, seat, .. } = accepted;
+    let Accepted { peer, relay, trace, heartbeat, meters, mailbox, registered, seat, .. } =
+        accepted;
     let farewells = accepted.farewells;
     relay.metrics().opened();
     let machine = Machine::new(
@@ -100,7 +101,7 @@ where
     let socket = Socket::new(io, peer.route.max_message.bytes(), accepted.read_buffer);
     let (close_timeout, write_timeout) = (heartbeat.close_timeout, heartbeat.write_timeout.get());
     let mut driver =
-        Driver::new(socket, machine, peer, relay, trace, mailbox, rates, write_timeout);
+        Driver::new(socket, machine, peer, relay, trace, mailbox, meters, write_timeout);
     async move {
         let exit = (&mut driver).await;
         let last = Box::pin(ending::leave(driver, exit, close_timeout.get())).await;

@@ -8,46 +8,30 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::driver::{Driver, Exit};
+use super::heartbeat::STARVED;
 use super::machine::{Effect, Input};
 use super::socket::Broken;
 use crate::close::{Cause, Close};
-use crate::limits::{Gate, Verdict};
+use crate::hub::NotTaken;
+use crate::limits::{Meter, Verdict};
 use crate::message::Message;
 
 /// What a connection remembers of the way to its client.
 #[derive(Debug)]
 pub(super) struct Outbound {
-    gate: Gate,
+    meter: Meter,
     /// When the message whose turn it is may go out; nothing else holds it up then.
     paced: Option<Instant>,
     /// Since when a write waits: when it counts as stalled, and the bytes written until then.
     stall: Option<(Instant, u64)>,
-    is_blocked: bool,
     write_timeout: Duration,
     /// What the gauge was told of the outbox.
     reported: usize,
 }
 
 impl Outbound {
-    pub(super) fn new(gate: Gate, write_timeout: Duration) -> Self {
-        Self { gate, paced: None, stall: None, is_blocked: false, write_timeout, reported: 0 }
-    }
-
-    /// A write waits, after `written` bytes, or a message for its turn.
-    pub(super) fn block(&mut self, written: u64, now: Instant) {
-        self.is_blocked = true;
-        match self.paced {
-            Some(_) => self.stall = None,
-            None => {
-                self.stall.get_or_insert((now + self.write_timeout, written));
-            }
-        }
-    }
-
-    /// Nothing waits any more; whether something did.
-    pub(super) fn unblock(&mut self) -> bool {
-        self.stall = None;
-        std::mem::take(&mut self.is_blocked)
+    pub(super) fn new(meter: Meter, write_timeout: Duration) -> Self {
+        Self { meter, paced: None, stall: None, write_timeout, reported: 0 }
     }
 
     /// When the way is next worth a look.
@@ -55,14 +39,29 @@ impl Outbound {
         self.paced.or(self.stall.map(|(due, _)| due))
     }
 
-    /// Whether a write has waited too long, after `written` bytes. Any progress gives it new time.
+    /// Whether a write has waited too long, after `written` bytes. Any progress gives it new time, and
+    /// so does a look that comes late: then the node itself got no time to write.
     pub(super) fn is_stalled(&mut self, written: u64, now: Instant) -> bool {
-        let Some((_, before)) = self.stall.take_if(|(due, _)| *due <= now) else { return false };
-        written == before
+        let Some((due, before)) = self.stall.take_if(|(due, _)| *due <= now) else { return false };
+        written == before && now - due < STARVED
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    /// Everything is out, or something waits: then the client is not read, lest it ask for more than it
+    /// reads. One that only waits for its turn is read while there is room for what comes of it.
+    pub(super) fn note_way_out(&mut self, is_all_out: bool) {
+        let is_paced = self.outbound.paced.is_some();
+        if is_all_out || is_paced {
+            self.outbound.stall = None;
+        } else {
+            let due = self.now + self.outbound.write_timeout;
+            self.outbound.stall.get_or_insert((due, self.socket.written()));
+        }
+        let may_read = is_all_out || (is_paced && self.mailbox.is_low());
+        self.machine.set_blocked(!may_read, self.now);
+    }
+
     /// Does what the machine wants, in order, and writes out what waits. Pending when a write is
     /// blocked, or the next message is not due yet.
     pub(super) fn perform(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Exit>, Broken>> {
@@ -91,6 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 // What was sent before a close frame comes before it, without regard to limits: the
                 // client has little time left.
                 Some(Effect::SendClose(_)) => {
+                    self.mailbox.seal();
                     while self.mailbox.has_waiting() {
                         ready!(self.socket.poll_ready(cx))?;
                         self.write_next()?;
@@ -98,6 +98,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     ready!(self.socket.poll_ready(cx))?;
                 }
                 Some(Effect::HangUp | Effect::Linger) => {
+                    self.mailbox.abandon();
                     ready!(self.socket.poll_flush(cx))?;
                     let is_short = self.effects.front() == Some(&Effect::HangUp);
                     let exit = if is_short { Exit::HangUp } else { Exit::Linger };
@@ -138,8 +139,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Verdict::Drop | Verdict::Close => return Ok(()),
             }
         }
-        if self.mailbox.offer(message).is_err() {
-            self.cut(Close::of(Cause::OutboxFull));
+        match self.mailbox.offer(message.detached()) {
+            Err(NotTaken::Full) => self.cut(Close::of(Cause::OutboxFull)),
+            Ok(()) | Err(NotTaken::Ended) => {}
         }
         Ok(())
     }
@@ -175,10 +177,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let metrics = self.relay.metrics();
         let verdict = self
             .outbound
-            .gate
-            .message(bytes, |limited| metrics.limited(limited.limit, limited.action));
+            .meter
+            .message(bytes, |limited| metrics.limited(limited.limit.as_str(), limited.action));
         if verdict == Verdict::Close {
-            self.mailbox.clear();
+            self.mailbox.abandon();
             self.input(Input::Violation(Close::of(Cause::RateLimited)));
         }
         verdict
@@ -191,11 +193,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn write(&mut self, message: Message) -> Result<(), Broken> {
         self.relay.metrics().outbound(&message);
         self.stats.outbound(&message);
+        self.machine.used(self.now);
         self.socket.send(message)
     }
 
     /// Says why, if there is room for it, and waits for nothing.
     fn abort(&mut self, cx: &mut Context<'_>) -> Exit {
+        self.mailbox.abandon();
         while let Some(effect) = self.effects.pop_front() {
             if let Effect::SendClose(close) = effect
                 && let Poll::Ready(Ok(())) = self.socket.poll_ready(cx)

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::Transport;
-use crate::config::{Forwarded, Limits, ProxyProtocol};
+use crate::config::{Forwarded, Limits, Plain, ProxyProtocol, Public};
 use crate::handshake::{Door, Routes};
 use crate::tls::Acceptor;
 
@@ -49,5 +49,17 @@ impl Rules {
             Transport::Tls => &self.public,
             Transport::Plain => &self.plain,
         }
+    }
+}
+
+impl From<&Public> for Proxies {
+    fn from(public: &Public) -> Self {
+        Self { protocol: public.proxy_protocol.clone(), forwarded: public.forwarded.clone() }
+    }
+}
+
+impl From<&Plain> for Proxies {
+    fn from(plain: &Plain) -> Self {
+        Self { protocol: plain.proxy_protocol.clone(), forwarded: plain.forwarded.clone() }
     }
 }

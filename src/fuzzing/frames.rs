@@ -13,7 +13,7 @@ use crate::connection::{Accepted, Farewells, run};
 use crate::event::{Peer, Trace};
 use crate::hub::Table;
 use crate::id::{ConnectionId, NodeId};
-use crate::limits::{Addresses, Permits, Rates, Seat};
+use crate::limits::{Addresses, Meters, Permits, Seat};
 use crate::relay::{Hold, Relay};
 use crate::task::Tasks;
 
@@ -71,7 +71,7 @@ fn accepted(table: &Table, places: &Permits) -> Accepted {
         expires: None,
         heartbeat: Heartbeat::default(),
         read_buffer: 1024,
-        rates: Rates::new(&Plan::default(), None),
+        meters: Meters::new(&Plan::default(), route.max_message.bytes(), None),
         mailbox,
         registered,
         seat: Seat {

@@ -60,7 +60,7 @@ impl Doorkeeper {
             asked.opened();
         }
         let (registered, mailbox) = self.table.register(peer.id, &peer.route.outbox);
-        let rates = door.plans.rates(&peer, admitted.plan.as_deref(), &self.users);
+        let meters = door.plans.meters(&peer, admitted.plan.as_deref(), &self.users);
         // The drain says stop, then wishes everybody in the table to end. Looking after registering
         // leaves no gap: who comes too late for the table sees the stop here.
         if self.farewells.tasks.is_stopping() {
@@ -75,7 +75,7 @@ impl Doorkeeper {
             expires: admitted.expires.map(instant_of),
             heartbeat: door.heartbeat,
             read_buffer,
-            rates,
+            meters,
             mailbox,
             registered,
             seat: admitted.seat,

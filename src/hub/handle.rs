@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
-use super::outbox::{Full, Outbox};
+use super::outbox::{NotTaken, Outbox};
 use crate::close::{Cause, Close};
 use crate::config;
 use crate::message::Message;
@@ -77,12 +77,12 @@ impl Handle {
     /// Puts a message into the outbox; the connection sends it when its client reads.
     ///
     /// # Errors
-    /// When there is no room. The connection is cut then, with 4508.
-    pub fn push(&self, message: Message) -> Result<(), Full> {
+    /// When there is no room, and the connection is cut then, with 4508; or when it is at its end.
+    pub fn push(&self, message: Message) -> Result<(), NotTaken> {
         let offered = {
             let mut shared = self.0.lock();
             let offered = shared.outbox.offer(message);
-            if offered.is_err() {
+            if offered == Err(NotTaken::Full) {
                 shared.cut(Close::of(Cause::OutboxFull));
             }
             self.0.waiting.store(shared.outbox.len(), Ordering::Release);
@@ -90,7 +90,8 @@ impl Handle {
         };
         match offered {
             Ok(()) => self.0.waker.wake(),
-            Err(Full) => self.0.call(),
+            Err(NotTaken::Full) => self.0.call(),
+            Err(NotTaken::Ended) => {}
         }
         offered
     }
@@ -141,8 +142,8 @@ impl Mailbox {
     /// Puts a message into the outbox.
     ///
     /// # Errors
-    /// When there is no room.
-    pub fn offer(&self, message: Message) -> Result<(), Full> {
+    /// When there is no room, or the connection is at its end.
+    pub fn offer(&self, message: Message) -> Result<(), NotTaken> {
         self.with_outbox(|outbox| outbox.offer(message))
     }
 
@@ -158,9 +159,23 @@ impl Mailbox {
         self.with_outbox(Outbox::take)
     }
 
-    /// Drops what waits.
-    pub fn clear(&self) {
-        self.with_outbox(Outbox::clear);
+    /// Takes nothing more for the client; what waits still goes out.
+    pub fn seal(&self) {
+        self.with_outbox(Outbox::seal);
+    }
+
+    /// Takes nothing more for the client and drops what waits.
+    pub fn abandon(&self) {
+        self.with_outbox(|outbox| {
+            outbox.seal();
+            outbox.clear();
+        });
+    }
+
+    /// Whether less than half of the outbox is taken.
+    #[must_use]
+    pub fn is_low(&self) -> bool {
+        !self.has_waiting() || self.with_outbox(|outbox| outbox.is_low())
     }
 
     /// Payload bytes that wait, the most that ever did, and the messages that were dropped since the

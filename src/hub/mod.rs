@@ -5,5 +5,5 @@ mod handle;
 mod table;
 
 pub use handle::{Handle, Mailbox, Wish};
-pub use outbox::{Full, Outbox};
+pub use outbox::{NotTaken, Outbox};
 pub use table::{Registered, Table};

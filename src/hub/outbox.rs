@@ -18,15 +18,23 @@ pub struct Outbox {
     peak: usize,
     /// Messages that made room for newer ones, since they were last asked for.
     dropped: usize,
+    /// Whether nothing is taken any more: the close frame goes out, or the connection is cut.
+    is_sealed: bool,
     max_bytes: usize,
     max_messages: usize,
     when_full: config::WhenFull,
 }
 
-/// There is no room, and the route closes then. Nothing waits any more.
+/// Why a message is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the outbox is full")]
-pub struct Full;
+pub enum NotTaken {
+    /// There is no room, and the route closes then. Nothing waits any more.
+    #[error("the outbox is full")]
+    Full,
+    /// The connection is at its end.
+    #[error("the connection is at its end")]
+    Ended,
+}
 
 impl Outbox {
     /// An empty outbox with the route's bounds.
@@ -37,6 +45,7 @@ impl Outbox {
             bytes: 0,
             peak: 0,
             dropped: 0,
+            is_sealed: false,
             max_bytes: bounds.max_bytes.bytes(),
             max_messages: bounds.max_messages,
             when_full: bounds.when_full,
@@ -46,12 +55,16 @@ impl Outbox {
     /// Puts a message at the end. Where the route says so, the oldest make room for it.
     ///
     /// # Errors
-    /// When there is no room.
-    pub fn offer(&mut self, message: Message) -> Result<(), Full> {
+    /// When there is no room, or it is sealed.
+    pub fn offer(&mut self, message: Message) -> Result<(), NotTaken> {
+        if self.is_sealed {
+            return Err(NotTaken::Ended);
+        }
         while !self.has_room(&message) {
             if self.when_full == config::WhenFull::Close {
+                self.seal();
                 self.clear();
-                return Err(Full);
+                return Err(NotTaken::Full);
             }
             self.take();
             self.dropped += 1;
@@ -77,6 +90,17 @@ impl Outbox {
             self.queue = VecDeque::new();
         }
         Some(message)
+    }
+
+    /// Takes nothing any more; what waits still goes out.
+    pub fn seal(&mut self) {
+        self.is_sealed = true;
+    }
+
+    /// Whether less than half of the room is taken.
+    #[must_use]
+    pub fn is_low(&self) -> bool {
+        self.bytes < self.max_bytes / 2 && self.queue.len() <= self.max_messages / 2
     }
 
     /// Drops everything.
@@ -138,11 +162,15 @@ mod tests {
     fn bytes_and_messages_are_bounded() {
         let mut full = outbox(WhenFull::Close);
         assert!((0..4).all(|_| full.offer(message(1)) == Ok(())));
-        assert_eq!((full.offer(message(0)), full.bytes(), full.next()), (Err(Full), 0, None));
+        assert_eq!(
+            (full.offer(message(0)), full.bytes(), full.next()),
+            (Err(NotTaken::Full), 0, None)
+        );
         let mut large = outbox(WhenFull::Close);
         assert_eq!(large.offer(message(1000)), Ok(()));
         assert_eq!(large.offer(message(24)), Ok(()));
-        assert_eq!((large.bytes(), large.offer(message(1))), (1024, Err(Full)));
+        assert_eq!((large.bytes(), large.offer(message(1))), (1024, Err(NotTaken::Full)));
+        assert_eq!(large.offer(message(1)), Err(NotTaken::Ended), "the connection is being closed");
         assert_eq!(large.peak(), 1024);
     }
 

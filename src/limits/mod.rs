@@ -8,18 +8,20 @@ mod addresses;
 mod handshakes;
 mod network;
 mod memory;
-mod rates;
+mod limit;
+mod meter;
 mod users;
 mod bucket;
 mod clock;
 
 pub use addresses::{AddressPermit, Addresses};
 pub use admission::{Admission, Denied};
+pub use limit::{Limit, Limited};
 pub use memory::{Memory, MemoryError, Watch};
+pub use meter::{Meter, Meters, Verdict};
 pub use pending::{Newcomer, Pending};
 pub use permits::{Permit, Permits};
-pub use rates::{Gate, Limited, Rates, Verdict};
-pub use users::{UserRates, Users};
+pub use users::{UserBuckets, Users};
 
 /// What an open connection holds of the node's bounds.
 #[derive(Debug)]

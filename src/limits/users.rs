@@ -1,28 +1,44 @@
 //! The rate limits that the connections of one user to this node share.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::bucket::Bucket;
-use super::rates::{Direction, pair};
-use crate::config::{Plan, Rate, Rates, Size};
+use super::limit::Limit;
+use super::meter::{Direction, pair};
+use crate::config::{Plan, Rates, UserRates};
 use crate::id::{HubName, UserId};
 
-/// The users with connections, as far as their plans share limits. Cloning shares it. At most as many
-/// as there are connections.
+/// The users whose plans share limits: those with connections, and those who had some until their
+/// buckets are full again, because to come back must not give a new burst. Cloning shares it.
 #[derive(Debug, Clone, Default)]
-pub struct Users(Arc<Mutex<HashMap<Key, Weak<UserRates>>>>);
+pub struct Users(Arc<Mutex<HashMap<Key, Known>>>);
 
-/// The limits of one user under one plan; gone with the last connection that holds them.
+/// The buckets of one user under one plan.
 #[derive(Debug)]
-pub struct UserRates {
+pub struct UserBuckets {
     inbound: Box<[Bucket]>,
     outbound: Box<[Bucket]>,
-    key: Key,
-    users: Users,
+}
+
+#[derive(Debug)]
+struct Known {
+    buckets: Arc<UserBuckets>,
+    /// What the buckets were made from.
+    rates: UserRates,
+    /// Since when the user is known to have no connection.
+    alone_since: Option<Instant>,
 }
 
 type Key = (HubName, UserId, Box<str>);
+
+/// The longest that a user without connections is remembered.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// Beyond so many users only those with connections are remembered.
+const MOST: usize = 1 << 18;
 
 impl Users {
     /// No users.
@@ -31,7 +47,8 @@ impl Users {
         Self::default()
     }
 
-    /// The limits that a new connection of `user` shares under `plan`; none where there are none.
+    /// The limits that a new connection of `user` shares under the plan of this name; none where there
+    /// are none. A bucket of bytes from the client holds at least one message of `max_message`.
     #[must_use]
     pub fn join(
         &self,
@@ -39,64 +56,81 @@ impl Users {
         user: Option<&UserId>,
         name: &str,
         plan: &Plan,
-    ) -> Option<Arc<UserRates>> {
-        let user =
-            user.filter(|_| is_limited(&plan.user.inbound) || is_limited(&plan.user.outbound))?;
-        let key = (hub.clone(), user.clone(), name.into());
+        max_message: usize,
+    ) -> Option<Arc<UserBuckets>> {
+        let rates = plan.user;
+        let user = user.filter(|_| is_limited(&rates.inbound) || is_limited(&rates.outbound))?;
         let mut users = self.lock();
-        if let Some(rates) = users.get(&key).and_then(Weak::upgrade) {
-            return Some(rates);
+        let key = (hub.clone(), user.clone(), name.into());
+        if let Some(known) = users.get_mut(&key).filter(|known| known.rates == rates) {
+            known.alone_since = None;
+            return Some(Arc::clone(&known.buckets));
         }
-        let rates = Arc::new(UserRates {
-            inbound: pair(&plan.user.inbound, "user-messages-inbound", "user-bytes-inbound"),
-            outbound: pair(&plan.user.outbound, "user-messages-outbound", "user-bytes-outbound"),
-            key: key.clone(),
-            users: self.clone(),
+        let buckets = Arc::new(UserBuckets {
+            inbound: pair(
+                &rates.inbound,
+                max_message,
+                [Limit::UserMessagesInbound, Limit::UserBytesInbound],
+            ),
+            outbound: pair(
+                &rates.outbound,
+                0,
+                [Limit::UserMessagesOutbound, Limit::UserBytesOutbound],
+            ),
         });
-        users.insert(key, Arc::downgrade(&rates));
-        Some(rates)
+        users.insert(key, Known { buckets: Arc::clone(&buckets), rates, alone_since: None });
+        Some(buckets)
     }
 
-    /// How many users there are.
+    /// Forgets users without connections whose buckets are full again.
+    pub fn tidy(&self) {
+        let now = Instant::now();
+        let mut users = self.lock();
+        let is_crowded = users.len() > MOST;
+        users.retain(|_, known| {
+            if Arc::strong_count(&known.buckets) > 1 {
+                known.alone_since = None;
+                return true;
+            }
+            let since = *known.alone_since.get_or_insert(now);
+            !is_crowded && now < since + known.buckets.refill().min(REMEMBERED)
+        });
+        users.shrink_to_fit();
+    }
+
+    /// How many users are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Whether there are none.
+    /// Whether none is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Held for one look-up when a connection opens or ends.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Weak<UserRates>>> {
+    /// Held for one look-up when a connection opens, and for a look at all of them now and then.
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl UserRates {
+impl UserBuckets {
     pub(super) fn buckets(&self, direction: Direction) -> &[Bucket] {
         match direction {
             Direction::Inbound => &self.inbound,
             Direction::Outbound => &self.outbound,
         }
     }
-}
 
-impl Drop for UserRates {
-    fn drop(&mut self) {
-        let mut users = self.users.lock();
-        // A newer connection of the user may have put its own there meanwhile.
-        if users.get(&self.key).is_some_and(|rates| rates.strong_count() == 0) {
-            users.remove(&self.key);
-        }
+    /// How long it takes until all are full.
+    fn refill(&self) -> Duration {
+        let all = self.inbound.iter().chain(&self.outbound);
+        all.map(Bucket::refill).max().unwrap_or_default()
     }
 }
 
 fn is_limited(rates: &Rates) -> bool {
-    let none = |messages: &Rate<u32>, bytes: &Rate<Size>| {
-        messages.per_second == 0 && bytes.per_second.bytes() == 0
-    };
-    !none(&rates.messages, &rates.bytes)
+    rates.messages.per_second > 0 || rates.bytes.per_second.bytes() > 0
 }

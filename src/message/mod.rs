@@ -18,6 +18,8 @@ pub enum Kind {
     Binary,
 }
 
+/// Half of what the NATS client reads at once: above that, a copy would cost more than it gives back.
+pub const SHARED_FROM: usize = 32 * 1024;
 /// `datacontenttype` of a text message.
 pub const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
 /// `datacontenttype` of a binary message.
@@ -65,6 +67,16 @@ impl Message {
     #[must_use]
     pub fn data(&self) -> &Bytes {
         &self.data
+    }
+
+    /// The same message with bytes of its own, unless it is large. A payload is a slice of the buffer
+    /// that it was read into, and keeps all of that in memory.
+    #[must_use]
+    pub fn detached(self) -> Self {
+        if self.data.len() < SHARED_FROM {
+            return Self { data: Bytes::copy_from_slice(&self.data), ..self };
+        }
+        self
     }
 
     /// The payload, given away.

@@ -84,10 +84,14 @@ impl Metrics {
     }
 
     /// Makes the counters of all rate `limits` and `actions`, at zero.
-    pub fn declare_limits(&self, limits: &[&'static str], actions: &[&'static str]) {
+    pub fn declare_limits(
+        &self,
+        limits: impl IntoIterator<Item = &'static str>,
+        actions: [&'static str; 4],
+    ) {
         for limit in limits {
             for action in actions {
-                self.limited.with_label_values(&[*limit, *action]);
+                self.limited.with_label_values(&[limit, action]);
             }
         }
     }

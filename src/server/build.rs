@@ -5,20 +5,22 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::disk::Disk;
 use super::{Crews, ServerError};
 use crate::admin::{Admin, Drain};
 use crate::auth::Verifier;
-use crate::config::{AuthMode, Backend, Config, Jwt, Route};
+use crate::config::{AuthMode, Backend, Config, EventKind, Jwt, Route};
 use crate::connection::Farewells;
 use crate::edge::{Edge, Proxies, Rules};
 use crate::handshake::{Door, Doorkeeper, Gate, Plans, Routes};
 use crate::http_client::Client;
 use crate::hub::Table;
 use crate::id::NodeId;
-use crate::limits::{Admission, Limited, Memory, Pending, Permits, Users};
+use crate::limits::{Admission, Limit, Limited, Memory, Pending, Permits, Users};
 use crate::metrics::Metrics;
 use crate::nats::Nats;
 use crate::relay::{Hold, Relay};
+use crate::task::Tasks;
 use crate::tls::{self, Acceptor};
 
 /// What lives as long as the node, whatever becomes of its config.
@@ -30,6 +32,7 @@ pub(super) struct Core {
     pub(super) hold: Hold,
     pub(super) metrics: Metrics,
     pub(super) crews: Crews,
+    pub(super) disk: Disk,
     /// Whether the node is short of memory.
     pub(super) memory: Memory,
 }
@@ -47,15 +50,20 @@ pub(super) struct Served {
 const REFUSED: usize = 256;
 /// Operators' requests at the same time: probes and scrapers are few.
 const OPERATORS: usize = 64;
+/// Of operators who wait for the end of the drain: hooks, and people who look on.
+const HOOKS: usize = 16;
 
 /// Builds what no reload changes.
 pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
     let (id, metrics) = (NodeId::random(), Metrics::new());
-    let crews = Crews::new(&metrics);
+    let (crews, disk) = (Crews::new(&metrics), Disk::new());
     let nats = match &config.nats {
         Some(nats) => {
             let tls = match &nats.tls {
-                Some(tls) => Some(nats_tls(tls)?),
+                Some(tls) => {
+                    let tls = tls.clone();
+                    Some(disk.read("nats.tls", move || nats_tls(&tls)).await?)
+                }
                 None => None,
             };
             Some(Nats::connect(nats, id, tls, &crews.background, &metrics).await?)
@@ -63,7 +71,8 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
         None => None,
     };
     let hold = Hold::new(config.limits.max_held.bytes());
-    Ok(Core { id, table: Table::new(), nats, hold, metrics, crews, memory: Memory::default() })
+    let (table, memory) = (Table::new(), Memory::default());
+    Ok(Core { id, table, nats, hold, metrics, crews, disk, memory })
 }
 
 /// Builds what newcomers meet by `config`, after what they met `before`. Nothing of it is in force yet,
@@ -78,10 +87,13 @@ pub(super) async fn served(
         (Some(public), Some(Some(acceptor))) => Some(acceptor.renewed(&public.tls).await?),
         (Some(public), _) => Some(Acceptor::open("listeners.public.tls", &public.tls).await?),
     };
-    let verifier = match (&config.jwt, before.and_then(|before| before.verifier.as_ref())) {
-        (None, _) => None,
-        (Some(jwt), Some(verifier)) => Some(verifier.renewed(jwt, key_client(jwt)?)?),
-        (Some(jwt), None) => Some(Verifier::new(jwt, key_client(jwt)?, &core.crews.background)?),
+    let verifier = match config.jwt.clone() {
+        None => None,
+        Some(jwt) => {
+            let before = before.and_then(|before| before.verifier.clone());
+            let tasks = core.crews.background.clone();
+            Some(core.disk.read("jwt", move || verifier(&jwt, before.as_ref(), &tasks)).await?)
+        }
     };
     let plans = Arc::new(Plans::new(&config.plans));
     let doors = (0..).zip(&config.routes).map(|(place, route)| {
@@ -89,22 +101,10 @@ pub(super) async fn served(
         Ok((route.path.clone(), door))
     });
     let doors = Routes::new(doors.collect::<Result<Vec<_>, ServerError>>()?);
-    let listeners = &config.listeners;
-    let public = listeners.public.as_ref().map(|public| Proxies {
-        protocol: public.proxy_protocol.clone(),
-        forwarded: public.forwarded.clone(),
-    });
-    let plain = listeners.plain.as_ref().map(|plain| Proxies {
-        protocol: plain.proxy_protocol.clone(),
-        forwarded: plain.forwarded.clone(),
-    });
-    let rules = Arc::new(Rules {
-        doors,
-        limits: config.limits,
-        acceptor,
-        public: public.unwrap_or_default(),
-        plain: plain.unwrap_or_default(),
-    });
+    let (public, plain) = (&config.listeners.public, &config.listeners.plain);
+    let public = public.as_ref().map(Proxies::from).unwrap_or_default();
+    let plain = plain.as_ref().map(Proxies::from).unwrap_or_default();
+    let rules = Arc::new(Rules { doors, limits: config.limits, acceptor, public, plain });
     Ok(Served { rules, verifier })
 }
 
@@ -123,7 +123,8 @@ pub(super) fn edge(config: &Config, core: &Core, rules: Arc<Rules>) -> Edge {
         metrics: core.metrics.clone(),
     };
     doorkeeper.declare_results();
-    core.metrics.declare_limits(&Limited::LIMITS, &Limited::ACTIONS);
+    let limits = Limit::ALL.iter().map(|limit| limit.as_str());
+    core.metrics.declare_limits(limits, Limited::ACTIONS);
     Edge {
         doorkeeper,
         rules: ArcSwap::new(rules),
@@ -141,6 +142,7 @@ pub(super) fn admin(core: &Core, drain: Drain) -> Admin {
         nats: core.nats.clone(),
         drain,
         places: Permits::new(OPERATORS),
+        waiting: Permits::new(HOOKS),
         tasks: core.crews.operators.clone(),
     }
 }
@@ -171,13 +173,22 @@ fn door(
     Ok(Door::new(route, relay, gate, config.heartbeat, Arc::clone(plans)))
 }
 
-/// The client that fetches a key set, where there is one to fetch.
+/// Who checks tokens by `jwt`, in place of who did `before`. Blocks while it reads.
+fn verifier(jwt: &Jwt, before: Option<&Verifier>, tasks: &Tasks) -> Result<Verifier, ServerError> {
+    let client = key_client(jwt)?;
+    Ok(match before {
+        Some(before) => before.renewed(jwt, client)?,
+        None => Verifier::new(jwt, client, tasks)?,
+    })
+}
+
+/// The client that fetches a key set, where there is one to fetch. Blocks while it reads.
 pub(crate) fn key_client(jwt: &Jwt) -> Result<Option<Client>, ServerError> {
     let Some(jwks) = jwt.jwks.as_ref().filter(|jwks| jwks.is_url()) else { return Ok(None) };
     Ok(Some(Client::new(tls::client_config(jwks.ca.as_deref(), None)?)))
 }
 
-/// The client side of TLS to NATS.
+/// The client side of TLS to NATS. Blocks while it reads.
 pub(crate) fn nats_tls(tls: &crate::config::NatsTls) -> Result<rustls::ClientConfig, ServerError> {
     let identity = tls.certificate.as_deref().zip(tls.key.as_deref());
     Ok(tls::client_config(tls.ca.as_deref(), identity)?)
@@ -192,9 +203,13 @@ pub(crate) fn largest_event(config: &Config) -> usize {
     messages.max().map_or(0, |message| message.saturating_add(HEADERS))
 }
 
-/// The longest that an event of any route may take until it has an outcome.
-pub(super) fn longest_event(config: &Config) -> Duration {
-    let longest = |route: &Route| route.hold.get() + route.request_timeout.get();
+/// The longest that the last events of a connection of any route may take until they have an outcome:
+/// the one that is at the backend, and behind it `disconnected`, where the route tells of it.
+pub(super) fn longest_events(config: &Config) -> Duration {
+    let longest = |route: &Route| {
+        let count = if route.wants(EventKind::Disconnected) { 2 } else { 1 };
+        count * (route.hold.get() + route.request_timeout.get())
+    };
     config.routes.iter().map(longest).max().unwrap_or_default()
 }
 
@@ -204,4 +219,26 @@ pub(super) fn longest_close(config: &Config) -> Duration {
     let timeout = |heartbeat: crate::config::Heartbeat| heartbeat.close_timeout.get();
     // Once for the peer's close frame, once for the end of its stream.
     2 * own.chain([config.heartbeat]).map(timeout).max().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Format;
+
+    #[test]
+    fn the_event_after_the_end_takes_its_time_too() {
+        let seconds = |routes: &str| {
+            let text =
+                format!("listeners: {{plain: {{address: '127.0.0.1:0'}}}}\nroutes: [{routes}]");
+            let config = Config::parse(&text, Format::Yaml, "test", std::iter::empty()).unwrap();
+            longest_events(&config).as_secs()
+        };
+        let echo = "auth: none, backend: {echo: true}";
+        assert_eq!(seconds(&format!("{{path: /a, {echo}}}")), 3 + 10);
+        let both = "events: [message, disconnected]";
+        assert_eq!(seconds(&format!("{{path: /a, {echo}, {both}}}")), 2 * (3 + 10));
+        let short = format!("{{path: /b, {echo}, {both}, hold: 0s, request_timeout: 5s}}");
+        assert_eq!(seconds(&format!("{{path: /a, {echo}}}, {short}")), 13);
+    }
 }

@@ -38,7 +38,7 @@ impl Node {
         let shutdown = self.config.shutdown;
         let lame_duck = Instant::now() + shutdown.lame_duck.get();
         let asked = lame_duck + shutdown.drain.get();
-        let end = asked + self.longest_event + self.longest_close;
+        let end = asked + self.longest_events + self.longest_close;
         let schedule = Schedule { lame_duck, asked, end };
         let connections = self.remaining();
         self.tell(Stage::Draining, connections, schedule.eta(Instant::now(), connections));

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::auth::{AuthError, JwksError};
 use crate::config::ConfigError;
@@ -39,8 +40,16 @@ pub enum ServerError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The disk did not answer.
-    #[error("the config file: not read in time")]
-    Unread,
+    #[error("{what}: its files were not read within {}", humantime::format_duration(*limit))]
+    Unread {
+        /// The section of the config, or the config itself.
+        what: &'static str,
+        /// How long it was waited.
+        limit: Duration,
+    },
+    /// A bug in moorline, which the log tells above.
+    #[error("a bug in moorline ended the reload; some of the new config may be in force")]
+    Panicked,
     /// A new config changes what a running node cannot.
     #[error("{0}: it cannot change while the node runs; restart the node")]
     NeedsRestart(String),

@@ -1,14 +1,53 @@
 //! Whom to close when memory is very short: those that leave the most unread.
 
 use crate::close::{Cause, Close};
+use crate::config;
 use crate::hub::Table;
+use crate::limits::{Memory, Watch};
 use crate::metrics::Metrics;
 
 /// Outboxes below this are not worth a lost connection.
 const TINY: usize = 16 * 1024;
 
+/// Watches the node's memory and closes connections when it is very short.
+#[derive(Debug, Clone)]
+pub(super) struct Guard {
+    /// When it is short.
+    pub(super) config: config::Memory,
+    /// Who is told.
+    pub(super) memory: Memory,
+    /// Whom to close.
+    pub(super) table: Table,
+    pub(super) metrics: Metrics,
+}
+
+impl Guard {
+    /// Looks once, in place of the guard before. None where the kernel does not say how much memory is
+    /// used.
+    pub(super) async fn open(&self) -> Option<Watch> {
+        let opened =
+            Watch::open(self.config, &self.memory, self.metrics.clone(), self.shed()).await;
+        opened.inspect_err(|error| tracing::warn!(%error, "memory is not watched")).ok()
+    }
+
+    /// Goes on with `watch`, or with another where none is left. Cancel safe.
+    pub(super) async fn run(self, watch: Option<Watch>) {
+        let watch = match watch {
+            Some(watch) => Some(watch),
+            None => self.open().await,
+        };
+        if let Some(watch) = watch {
+            watch.run(self.shed()).await;
+        }
+    }
+
+    fn shed(&self) -> impl Fn(u64) {
+        |excess| shed(&self.table, excess, &self.metrics)
+    }
+}
+
 /// Closes the connections with the most unread bytes, as many as it takes to free `excess` bytes.
-pub(super) fn shed(table: &Table, excess: u64, metrics: &Metrics) {
+fn shed(table: &Table, excess: u64, metrics: &Metrics) {
     let outboxes = table.handles().into_iter().map(|handle| (handle.outbox_bytes(), handle));
     let excess = usize::try_from(excess).unwrap_or(usize::MAX);
     for handle in chosen(outboxes.collect(), excess) {

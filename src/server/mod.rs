@@ -7,24 +7,25 @@ mod build;
 mod reload;
 mod drain;
 mod memory;
+mod listener;
+mod disk;
 mod error;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, Drain};
 use crate::config::Config;
 use crate::edge::{Edge, Transport, listen};
-use crate::limits::Watch;
 use crate::metrics::Metrics;
 use crate::nats::Nats;
 use crate::task::Tasks;
 
 use build::{Core, Served};
+use memory::Guard;
 
 pub(crate) use build::{key_client, largest_event, nats_tls};
 pub use error::ServerError;
@@ -45,12 +46,12 @@ pub struct Node {
     /// What was made of it.
     served: Served,
     /// Ends the watch over the certificates in force.
-    watch: CancellationToken,
+    certificate_watch: CancellationToken,
     /// Ends the watch over memory by the config in force.
     memory_watch: CancellationToken,
-    /// The longest that an event of any connection may take until it has an outcome. It never
-    /// shrinks, for connections keep the route that they were accepted with.
-    longest_event: Duration,
+    /// The longest that the last events of any connection may take until they have an outcome. It
+    /// never shrinks, for connections keep the route that they were accepted with.
+    longest_events: Duration,
     /// The longest that a closing handshake may take. It never shrinks either.
     longest_close: Duration,
 }
@@ -116,11 +117,11 @@ impl Node {
             doors,
             drain,
             source,
-            longest_event: build::longest_event(&config),
+            longest_events: build::longest_events(&config),
             longest_close: build::longest_close(&config),
             config,
             served,
-            watch: CancellationToken::new(),
+            certificate_watch: CancellationToken::new(),
             memory_watch: CancellationToken::new(),
             core,
         })
@@ -137,7 +138,8 @@ impl Node {
     /// # Errors
     /// When connections were still open at the end of all deadlines, or the stop was cut short.
     pub async fn run(mut self, signals: &Signals) -> Result<(), ServerError> {
-        self.watch_memory();
+        // Before the first newcomer, who is refused where memory is short from the start.
+        self.watch_memory().await;
         self.open_doors();
         let drain = self.drain.clone();
         tokio::select! {
@@ -161,76 +163,89 @@ impl Node {
             };
             announce(&listener, scheme);
             let edge = Arc::clone(&self.edge);
-            self.core.crews.doors.spawn("listener", edge.serve(listener, transport));
+            let serve = move |listener| Arc::clone(&edge).serve(listener, transport);
+            listener::keep(&self.core.crews.doors, "listener", listener, serve);
         }
         if let Some((admin, listener)) = self.admin.take() {
             announce(&listener, "admin");
-            self.core.crews.operators.spawn("admin", admin.serve(listener));
+            let serve = move |listener| Arc::clone(&admin).serve(listener);
+            listener::keep(&self.core.crews.operators, "admin", listener, serve);
         }
-        let doorkeeper = Arc::clone(&self.edge);
-        self.until_the_end(
-            "admission",
-            async move { doorkeeper.doorkeeper.admission.tidy().await },
-        );
+        let admission = Arc::clone(&self.edge.doorkeeper.admission);
+        self.until_the_end("admission", move || {
+            let admission = Arc::clone(&admission);
+            async move { admission.tidy().await }
+        });
         if let Some(nats) = self.core.nats.clone() {
             let largest = largest_event(&self.config);
-            self.until_the_end("payload limit", async move {
-                nats.up().await;
-                compare_payload_limit(&nats, largest);
+            self.until_the_end("payload limit", move || {
+                let nats = nats.clone();
+                async move {
+                    nats.up().await;
+                    compare_payload_limit(&nats, largest);
+                }
             });
         }
         self.watch_certificates();
     }
 
-    /// Runs what serves the node as long as it lives.
-    fn until_the_end<F>(&self, name: &'static str, work: F)
+    /// Keeps up what serves the node as long as it lives.
+    fn until_the_end<W, F>(&self, name: &'static str, mut work: W)
     where
+        W: FnMut() -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
         let background = self.core.crews.background.clone();
-        self.core.crews.background.spawn(name, async move {
-            tokio::select! {
-                () = background.stopping() => {}
-                () = work => {}
+        self.core.crews.background.keep(name, move || {
+            let (background, work) = (background.clone(), work());
+            async move {
+                tokio::select! {
+                    () = background.stopping() => {}
+                    () = work => {}
+                }
             }
         });
     }
 
     /// Watches the node's memory by the config in force, in place of who did before. Nobody does where
     /// the kernel does not say how much is used.
-    fn watch_memory(&mut self) {
+    async fn watch_memory(&mut self) {
         self.memory_watch.cancel();
         self.memory_watch = CancellationToken::new();
-        let (memory, metrics) = (self.core.memory.clone(), self.core.metrics.clone());
-        match Watch::open(self.config.limits.memory, memory, metrics.clone()) {
-            Ok(watch) => {
-                let (table, replaced) = (self.core.table.clone(), self.memory_watch.clone());
-                self.until_the_end("memory", async move {
-                    let shed = move |excess| memory::shed(&table, excess, &metrics);
-                    tokio::select! {
-                        () = replaced.cancelled() => {}
-                        () = watch.run(shed) => {}
-                    }
-                });
-            }
-            Err(error) => tracing::warn!(%error, "memory is not watched"),
+        let guard = Guard {
+            config: self.config.limits.memory,
+            memory: self.core.memory.clone(),
+            table: self.core.table.clone(),
+            metrics: self.core.metrics.clone(),
+        };
+        let mut watch = guard.open().await;
+        if watch.is_none() {
+            return;
         }
+        let replaced = self.memory_watch.clone();
+        self.until_the_end("memory", move || {
+            let (guard, watch, replaced) = (guard.clone(), watch.take(), replaced.clone());
+            async move {
+                // One that was replaced must not look again, for that would take the place of the
+                // one that is in force.
+                tokio::select! {
+                    biased;
+                    () = replaced.cancelled() => {}
+                    () = guard.run(watch) => {}
+                }
+            }
+        });
     }
 
     /// Watches the files of the certificates in force, in place of those that were before.
     fn watch_certificates(&mut self) {
-        self.watch.cancel();
-        self.watch = CancellationToken::new();
+        self.certificate_watch.cancel();
+        self.certificate_watch = CancellationToken::new();
         if let Some(acceptor) = self.served.rules.acceptor.clone() {
-            let (watch, background) = (self.watch.clone(), self.core.crews.background.clone());
-            let stopping = async move {
-                tokio::select! {
-                    () = background.stopping() => {}
-                    () = watch.cancelled() => {}
-                }
-            };
-            let watching = acceptor.watch(self.core.metrics.clone(), stopping);
-            self.core.crews.background.spawn("certificates", watching);
+            let (replaced, metrics) = (self.certificate_watch.clone(), self.core.metrics.clone());
+            self.until_the_end("certificates", move || {
+                acceptor.clone().watch(metrics.clone(), replaced.clone().cancelled_owned())
+            });
         }
     }
 }
@@ -250,5 +265,5 @@ fn announce(listener: &TcpListener, scheme: &'static str) {
 }
 
 fn open(address: SocketAddr) -> Result<TcpListener, ServerError> {
-    listen(address).map_err(ServerError::Listen)
+    listen(address).and_then(tokio::net::TcpListener::into_std).map_err(ServerError::Listen)
 }

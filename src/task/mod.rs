@@ -1,12 +1,13 @@
-//! Running tasks: every one is named, tracked, told when the node stops, and missed when it dies.
+//! Running tasks: every one is named, tracked, told when the node stops, and missed when it dies. One
+//! that must last as long as the node is begun again.
 
 mod backoff;
 
-use std::{future::Future, panic::AssertUnwindSafe};
+use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
 use prometheus::IntCounter;
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use backoff::Backoff;
@@ -19,6 +20,9 @@ pub struct Tasks {
     /// Counts the tasks that panicked.
     panics: Option<IntCounter>,
 }
+
+/// The rest of a task that is kept, after a panic: one that panics at once must not take a core.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 impl Tasks {
     /// No tasks yet; their panics are logged only.
@@ -40,15 +44,25 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        // Combinators, because an async block would hold the future twice: as it came, and as it runs.
-        let panics = self.panics.clone();
-        let ended = AssertUnwindSafe(future).catch_unwind().map(move |ended| {
-            if ended.is_err() {
-                panics.inspect(IntCounter::inc);
-                tracing::error!(task = name, "task panicked");
+        tokio::spawn(self.tracker.track_future(self.survives(name, future).map(drop)))
+    }
+
+    /// Runs what the node cannot do without until it ends. When it panics, `work` begins it again
+    /// after a pause, unless the tasks stop; each panic is counted and logged under `name`.
+    pub fn keep<W, F>(&self, name: &'static str, mut work: W) -> JoinHandle<()>
+    where
+        W: FnMut() -> F + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        let tasks = self.clone();
+        self.spawn(name, async move {
+            while !tasks.survives(name, async { work().await }).await {
+                tokio::select! {
+                    () = tasks.stopping() => return,
+                    () = sleep(RESTART_PAUSE) => {}
+                }
             }
-        });
-        tokio::spawn(self.tracker.track_future(ended))
+        })
     }
 
     /// Ends when [`stop`](Self::stop) was called. Cancel safe.
@@ -84,6 +98,22 @@ impl Tasks {
     pub fn is_empty(&self) -> bool {
         self.tracker.is_empty()
     }
+
+    /// Whether `future` ends without a panic.
+    fn survives<F>(&self, name: &'static str, future: F) -> impl Future<Output = bool> + use<F>
+    where
+        F: Future<Output = ()>,
+    {
+        // Combinators, because an async block would hold the future twice: as it came, and as it runs.
+        let panics = self.panics.clone();
+        AssertUnwindSafe(future).catch_unwind().map(move |ended| {
+            if ended.is_err() {
+                panics.inspect(IntCounter::inc);
+                tracing::error!(task = name, "task panicked");
+            }
+            ended.is_ok()
+        })
+    }
 }
 
 #[cfg(test)]
@@ -107,5 +137,23 @@ mod tests {
         tasks.ended().await;
         assert!(tasks.is_empty());
         assert_eq!(panics.get(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_is_begun_again_until_it_ends_or_the_tasks_stop() {
+        let panics = IntCounter::new("panics", "Panics.").unwrap();
+        let tasks = Tasks::counted(panics.clone());
+        let mut turns = 0..3;
+        let kept = tasks.keep("kept", move || {
+            let turn = turns.next();
+            async move { assert_eq!(turn, Some(2), "on purpose") }
+        });
+        kept.await.unwrap();
+        assert_eq!(panics.get(), 2);
+        let hopeless = tasks.keep("hopeless", || async { panic!("on purpose") });
+        sleep(RESTART_PAUSE / 2).await;
+        tasks.stop();
+        hopeless.await.unwrap();
+        assert_eq!(panics.get(), 3);
     }
 }

@@ -6,7 +6,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::harness::{Certificates, Client, DEADLINE, Node, Request, connect_tls, eventually};
+use crate::harness::{
+    Answer, Certificates, Client, DEADLINE, NatsServer, Node, Request, Worker, connect_tls,
+    eventually,
+};
 
 const ECHO: &str = "routes:\n- {path: /ws, auth: none, backend: {echo: true}";
 const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\n\
@@ -335,4 +338,61 @@ async fn memory_is_watched_unless_somebody_says_otherwise() {
     let (used, limit) = (node.metric(used, &[]).await, node.metric(limit, &[]).await);
     assert!(used > 0.0 && used < limit, "{used} of {limit}");
     assert!(answer(node.ws(), 2).await.starts_with("HTTP/1.1 101"));
+}
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// Three clients ask for 24 MiB each and read none of it.
+#[tokio::test]
+async fn when_memory_is_very_short_those_who_leave_the_most_unread_go() {
+    let nats = NatsServer::start().await;
+    let _worker = Worker::start(&nats, "moorline.default.in.message", |message| {
+        match message.payload.as_ref() {
+            b"much" => Answer::payload(vec![b'x'; 512 * 1024]),
+            little => Answer::payload(little.to_vec()),
+        }
+    })
+    .await;
+    let node = Node::start(&format!(
+        "nats: {{servers: ['{}']}}\nlimits: {{memory: {{max: 4GiB, refuse_above: 80, \
+         shed_above: 90}}}}\nheartbeat: {{write_timeout: 5m}}\nroutes:\n\
+         - {{path: /ws, auth: none, in_flight: 64, outbox: {{max_bytes: 64MiB}}}}\n",
+        nats.url()
+    ));
+    node.reaches_nats().await;
+    let (mut reading, mut owed_little) =
+        (Client::connect(node.ws()).await, Client::connect(node.ws()).await);
+    let mut deaf = Vec::new();
+    for _ in 0..3 {
+        deaf.push(Client::connect(node.ws()).await);
+    }
+    assert_eq!(reading.ask("before").await, "before");
+    let used = node.metric("moorline_memory_used_bytes", &[]).await;
+    // Connections are closed above 24 MiB more than that.
+    let max = ((used / MIB + 24.0) / 0.9).ceil();
+    node.rewrite(|text| text.replace("max: 4GiB", &format!("max: {max}MiB")));
+    node.signal("HUP");
+    node.metric_becomes("moorline_memory_limit_bytes", &[], max * MIB).await;
+
+    owed_little.send("little").await;
+    for client in &mut deaf {
+        client.send_together(&["much"; 48]).await;
+    }
+    let closed = ["cause=\"memory\"", "code=\"1013\""];
+    let shed = eventually("the first goes", async || {
+        let shed = node.metric("moorline_memory_shed_total", &[]).await;
+        (shed >= 1.0).then_some(shed)
+    })
+    .await;
+    assert!(shed <= 3.0, "{shed}");
+    eventually("it is told as such", async || {
+        (node.metric("moorline_connections_closed_total", &closed).await >= shed).then_some(())
+    })
+    .await;
+    node.wait_for(
+        "memory is very short; connections with the most unread bytes are closed",
+        |_| true,
+    );
+    assert_eq!(reading.ask("after").await, "after");
+    assert_eq!(owed_little.next_text().await, "little");
 }

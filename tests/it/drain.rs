@@ -10,7 +10,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval_at, sleep};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::{Client, NatsServer, Node, eventually, exchange, exchange_raw, free_port};
+use crate::harness::{
+    Answer, Client, NatsServer, Node, Worker, eventually, exchange, exchange_raw, free_port,
+};
 
 const ECHO: &str = "routes:\n- {path: /ws, auth: none, backend: {echo: true}}\n";
 const CLOSED: Option<(u16, &str)> = Some((1012, "drain"));
@@ -104,10 +106,35 @@ async fn only_an_operators_post_drains() {
     assert_eq!(node.metric("moorline_drain_eta_seconds", &[]).await, 0.0);
 }
 
+/// The one that is at the backend and then `disconnected` take all the time that they have.
+#[tokio::test]
+async fn a_worker_that_hangs_does_not_spoil_the_stop() {
+    let nats = NatsServer::start().await;
+    let message = Worker::start(&nats, "moorline.default.in.message", |_| Answer::never()).await;
+    let last = Worker::start(&nats, "moorline.default.in.disconnected", |_| Answer::never()).await;
+    let mut node = Node::start(&format!(
+        "nats: {{servers: ['{}']}}\nheartbeat: {{close_timeout: 100ms}}\n\
+         routes:\n- {{path: /ws, auth: none, events: [message, disconnected], hold: 0s, \
+         request_timeout: 3s}}\n",
+        nats.url()
+    ));
+    node.reaches_nats().await;
+    let mut client = Client::connect(node.ws()).await;
+    client.send("never answered").await;
+    eventually("the worker has it", async || (message.texts().len() == 1).then_some(())).await;
+    node.signal("TERM");
+    eventually("the last event", async || (last.requests().len() == 1).then_some(())).await;
+    assert!(node.ended().success());
+    let given_up = node.lines("disconnected was not accepted");
+    assert_eq!(given_up.first().map(|line| &line["result"]), Some(&"given-up".into()));
+}
+
 const CLIENTS: u32 = 2000;
 /// Of each client, so that all together ask 500 times a second.
 const INTERVAL: Duration = Duration::from_secs(4);
 const DRAIN: Duration = Duration::from_secs(12);
+/// What the README promises: the drain, hold and request timeout, two close timeouts, and 4 s.
+const STOP: Duration = Duration::from_secs(12 + 3 + 10 + 2 * 5 + 4);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_clients_leave_evenly_and_every_request_is_answered() {
@@ -141,20 +168,24 @@ async fn two_thousand_clients_leave_evenly_and_every_request_is_answered() {
     node.signal("TERM");
     // It outlives what other requests to this door may take.
     let waiting = tokio::spawn(post(node.admin(), "/drain?wait=true"));
-    let (mut answered, mut tenths) = (0, [0_u32; 10]);
+    // The last is of those that come later than the drain's time.
+    let (mut answered, mut tenths) = (0, [0_u32; 11]);
     while let Some(talk) = talks.join_next().await {
         let (answers, closed, at) = talk.unwrap();
         assert_eq!(closed, Some(1012));
         answered += answers;
         let tenth = ((at - told).as_secs_f64() / DRAIN.as_secs_f64() * 10.0) as usize;
-        tenths[tenth.min(9)] += 1;
+        tenths[tenth.min(10)] += 1;
     }
     let (status, said) = waiting.await.unwrap();
     assert_eq!((status, number(&said, "connections")), (200, 0));
     assert!(node.ended().success());
+    assert!(told.elapsed() < STOP, "{:?}", told.elapsed());
     assert_eq!(answered, worked.load(Ordering::Relaxed), "every request that a worker saw");
-    eprintln!("{answered} requests answered; closes in each tenth of the drain: {tenths:?}");
+    eprintln!("{answered} requests answered; closes in each tenth and after the last: {tenths:?}");
+    let (late, tenths) = tenths.split_last().unwrap();
     assert!(tenths.iter().all(|closes| *closes <= 2 * CLIENTS / 10), "{tenths:?}");
+    assert!(*late < CLIENTS / 10, "{late} of {CLIENTS} are late, as if it took a tenth longer");
     eventually("nothing of the node is left in NATS", async || {
         (in_nats(monitor).await == without_node).then_some(())
     })

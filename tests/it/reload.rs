@@ -7,6 +7,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use serde_json::Map;
+use tokio::io::AsyncWriteExt;
 
 use crate::harness::{
     Certificates, Client, DEADLINE, Node, Request, connect_tls, eventually, free_port, replace,
@@ -262,6 +263,37 @@ async fn a_new_key_set_must_bring_its_keys() {
     });
 }
 
+/// As on a network file system that is away: a pipe is read until its writer ends it.
+#[tokio::test]
+async fn a_disk_that_hangs_holds_up_neither_clients_nor_the_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, [1; 32]).unwrap();
+    let key = format!("{{algorithms: [HS256], secret: '{}'}}", secret.display());
+    let mut node = Node::start(&format!("jwt: {{keys: [{key}]}}\n{ECHO}"));
+    let mut open = Client::connect(node.ws()).await;
+    std::fs::remove_file(&secret).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&secret).status().unwrap();
+    assert!(made.success());
+    let being_read = async || {
+        node.signal("HUP");
+        let writer = tokio::fs::File::create(&secret);
+        let writer = tokio::time::timeout(DEADLINE, writer).await;
+        writer.expect("a reader in time").unwrap()
+    };
+    let mut writer = being_read().await;
+    assert_eq!(open.ask("meanwhile").await, "meanwhile");
+    assert_eq!((reloads(&node, "ok").await, reloads(&node, "failed").await), (0.0, 0.0));
+    writer.write_all(&[2; 32]).await.unwrap();
+    writer.flush().await.unwrap();
+    drop(writer);
+    node.metric_becomes("moorline_config_reloads_total", &["result=\"ok\""], 1.0).await;
+    let _writer = being_read().await;
+    node.signal("TERM");
+    assert_eq!(open.closed().await, Some((1012, "drain".to_owned())));
+    assert!(node.ended().success());
+}
+
 /// Whatever is written over the config, the node serves by the last one that could be taken over.
 #[tokio::test]
 async fn two_hundred_mutated_configs_never_take_the_node_down() {
@@ -372,6 +404,7 @@ async fn a_hundred_rotations_under_handshakes_fail_none() {
             })
         })
         .collect();
+    let start = std::time::Instant::now();
     let (certificate, key) = (certificates.path("server.pem"), certificates.path("server-key.pem"));
     let mut failures = 0.0;
     for round in 0..100 {
@@ -401,7 +434,8 @@ async fn a_hundred_rotations_under_handshakes_fail_none() {
     for task in load {
         handshakes += task.await.expect("no handshake failed");
     }
-    eprintln!("{handshakes} handshakes during 100 rotations");
+    let rate = f64::from(handshakes) / start.elapsed().as_secs_f64();
+    eprintln!("{handshakes} handshakes during 100 rotations, {rate:.0} a second");
     assert!(handshakes >= 100, "{handshakes}");
     assert_eq!(reloads(&node, "failed").await, failures);
     assert_eq!(node.metric("moorline_tls_handshakes_total", &["result=\"failed\""]).await, 0.0);

@@ -13,7 +13,7 @@ use crate::connection::{Accepted, Farewells, run};
 use crate::event::{Peer, Trace};
 use crate::hub::{Handle, Table};
 use crate::id::{ConnectionId, NodeId};
-use crate::limits::{Addresses, Permits, Rates, Seat};
+use crate::limits::{Addresses, Meters, Permits, Seat};
 use crate::metrics::Metrics;
 use crate::relay::{Hold, Relay};
 use crate::task::Tasks;
@@ -57,7 +57,7 @@ impl Client {
         let theirs = wrap(theirs);
         let table = Table::new();
         let metrics = Metrics::new();
-        let accepted = accepted(route(edit), &table, &metrics, Rates::new(plan, None));
+        let accepted = accepted(route(edit), &table, &metrics, Meters::new(plan, 0, None));
         let handle = table.handles().pop().unwrap();
         #[expect(clippy::disallowed_methods, reason = "the test waits for the stream's end")]
         tokio::spawn(run(theirs, accepted));
@@ -106,7 +106,7 @@ impl Client {
     }
 }
 
-fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, rates: Rates) -> Accepted {
+fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, meters: Meters) -> Accepted {
     let id = ConnectionId::random(NodeId::random());
     let relay = Relay::new(&route, None, &Hold::new(0), metrics).unwrap();
     let (registered, mailbox) = table.register(id, &route.outbox);
@@ -128,7 +128,7 @@ fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, rates: Rates) -
         expires: None,
         heartbeat: heartbeat(),
         read_buffer: 1024,
-        rates,
+        meters,
         mailbox,
         registered,
         seat: Seat {

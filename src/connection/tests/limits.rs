@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::client::{BINARY, CLOSE, Client, FIN, PING, PONG, TEXT, frame};
 use crate::close::{Cause, Close};
 use crate::config::{LimitAction, Outbox, Plan, Rate, Size, WhenFull};
+use crate::hub::NotTaken;
 use crate::message::Message;
 
 fn messages(per_second: u32, action: LimitAction) -> Rate<u32> {
@@ -97,13 +98,22 @@ async fn a_flood_of_frames_that_are_no_messages_is_closed() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn replies_are_shaped_and_heartbeats_pass_them_by() {
+/// A client whose reply of 50,000 bytes goes out at 1 KiB/s.
+async fn shaped() -> Client {
     let mut plan = Plan::default();
     plan.connection.outbound.bytes = bytes(1);
     let mut client = Client::under(&plan, |_| {});
     client.frame(FIN | BINARY, &[1; 50_000]).await;
+    client
+}
+
+#[tokio::test(start_paused = true)]
+async fn replies_are_shaped_and_heartbeats_pass_them_by() {
+    let mut client = shaped().await;
     let start = Instant::now();
+    client.frame(FIN | PING, b"still there?").await;
+    client.expect(FIN | PONG, b"still there?").await;
+    assert!(start.elapsed() < Duration::from_secs(1));
     let mut pings = 0;
     loop {
         match client.next().await.unwrap() {
@@ -119,8 +129,96 @@ async fn replies_are_shaped_and_heartbeats_pass_them_by() {
     }
     let took = start.elapsed().as_secs();
     assert!((47..=49).contains(&took), "{took} s");
-    assert_eq!(pings, 0, "a client that is not read is not asked for signs of life");
+    assert!(pings >= 1, "{pings}");
     assert_eq!(client.metric("moorline_outbox_bytes"), Some(0.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_with_a_shaped_reply_is_answered_when_it_leaves() {
+    let mut client = shaped().await;
+    let start = Instant::now();
+    client.frame(FIN | CLOSE, &1001u16.to_be_bytes()).await;
+    assert_eq!(client.closed().await.0, 1001);
+    assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_no_limit() {
+    let start = Instant::now();
+    let mut shaped = shaped().await;
+    tokio::task::yield_now().await;
+    shaped.handle.part(Close::of(Cause::Drain));
+    shaped.expect(FIN | BINARY, &[1; 50_000]).await;
+    let (flags, payload) = shaped.next().await.unwrap();
+    assert_eq!((flags, &payload[..2]), (FIN | CLOSE, &1012u16.to_be_bytes()[..]));
+    let mut plan = Plan::default();
+    plan.connection.inbound.bytes = bytes(1);
+    let mut throttled = Client::under(&plan, |_| {});
+    throttled.frame(FIN | BINARY, &[1; 65_536]).await;
+    throttled.frame(FIN | BINARY, &[1; 65_536]).await;
+    tokio::task::yield_now().await;
+    throttled.handle.part(Close::of(Cause::Drain));
+    loop {
+        let (flags, payload) = throttled.next().await.unwrap();
+        if flags == FIN | CLOSE {
+            assert_eq!(payload[..2], 1012u16.to_be_bytes());
+            break;
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_taken_for_a_client_that_is_being_closed() {
+    let mut client = Client::connect(|_| {});
+    client.handle.part(Close::of(Cause::Drain));
+    let (flags, payload) = client.next().await.unwrap();
+    assert_eq!((flags, &payload[..2]), (FIN | CLOSE, &1012u16.to_be_bytes()[..]));
+    assert_eq!(client.handle.push(Message::text("too late")), Err(NotTaken::Ended));
+    client.frame(FIN | CLOSE, &1012u16.to_be_bytes()).await;
+    assert_eq!(client.next().await, None, "the stream ends in good order");
+    let closed = "moorline_connections_closed_total{cause=\"drain\",code=\"1012\"";
+    assert_eq!(client.metric(closed), Some(1.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn replies_over_the_rate_are_dropped_or_end_the_connection() {
+    for action in [LimitAction::Drop, LimitAction::Close] {
+        let mut plan = Plan::default();
+        plan.connection.outbound.messages = messages(2, action);
+        let mut client = Client::under(&plan, |_| {});
+        for n in 0..4u8 {
+            client.frame(FIN | BINARY, &[n]).await;
+        }
+        for n in 0..2u8 {
+            client.expect(FIN | BINARY, &[n]).await;
+        }
+        if action == LimitAction::Close {
+            assert_eq!(client.closed().await, (4429, "rate-limited".to_owned()));
+        } else {
+            client.frame(FIN | CLOSE, &1000u16.to_be_bytes()).await;
+            assert_eq!(client.closed().await.0, 1000);
+            assert_eq!(client.metric("moorline_limited_total{action=\"drop\""), Some(2.0));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_frames_may_be_slowed_down_instead() {
+    let mut plan = Plan::default();
+    plan.connection.inbound.frames = messages(10, LimitAction::Throttle);
+    let mut client = Client::under(&plan, |_| {});
+    let start = Instant::now();
+    client.io.write_all(&frame(FIN | PING, b"x").repeat(110)).await.unwrap();
+    client.frame(FIN | TEXT, b"behind them").await;
+    loop {
+        match client.next().await.unwrap() {
+            (flags, payload) if flags == FIN | TEXT => break assert_eq!(payload, b"behind them"),
+            (flags, _) => assert_eq!(flags, FIN | PONG),
+        }
+    }
+    let took = start.elapsed().as_secs();
+    assert!((9..=11).contains(&took), "{took} s");
 }
 
 #[tokio::test(start_paused = true)]

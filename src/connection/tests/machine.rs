@@ -194,7 +194,12 @@ fn the_end_has_one_cause() {
         assert_eq!(scene.closed(), Some(closed));
         assert_eq!(scene.on(Input::PeerGone), [], "the first cause stands");
         assert_eq!(scene.closed(), Some(closed));
-        assert_eq!(scene.machine.due(), None);
+        let due = scene.machine.due().unwrap();
+        assert_eq!(
+            scene.after(due - scene.now),
+            [Effect::Abort],
+            "what is on its way has its time"
+        );
     }
 }
 
@@ -261,9 +266,13 @@ fn silence_ends_with_a_ping_and_a_deadline() {
 fn while_the_backend_works_silence_is_nobodys_fault() {
     let mut scene = Scene::open(|_| {});
     scene.message("a");
-    assert_eq!(scene.machine.due(), None);
-    assert_eq!(scene.after(Duration::from_secs(600)), []);
+    for _ in 0..20 {
+        let effects = scene.after(Duration::from_secs(30));
+        assert!(matches!(effects.as_slice(), [Effect::Ping(_)]), "the flow is kept alive");
+    }
     scene.outcome(1, replied("A"));
+    assert_eq!(scene.after(Duration::from_secs(9)), []);
+    scene.machine.heard(scene.now);
     assert!(scene.machine.due().unwrap() > scene.now + Duration::from_secs(20));
 }
 
@@ -314,10 +323,12 @@ fn a_client_that_reads_slowly_is_not_blamed_for_its_silence() {
     let mut scene = Scene::open(|_| {});
     scene.machine.set_blocked(true, scene.now);
     assert!(!scene.machine.reads());
-    assert_eq!(scene.machine.due(), None);
-    assert_eq!(scene.after(Duration::from_secs(300)), []);
+    let effects = scene.after(Duration::from_secs(300));
+    assert!(matches!(effects.as_slice(), [Effect::Ping(_)]));
     scene.machine.set_blocked(false, scene.now);
     assert!(scene.machine.reads());
+    assert_eq!(scene.after(Duration::from_secs(9)), []);
+    scene.machine.heard(scene.now);
     assert!(scene.machine.due().unwrap() > scene.now + Duration::from_secs(20));
 }
 

@@ -186,19 +186,29 @@ async fn a_vanished_client_leaves_nothing_behind() {
     let client = Client::connect(|_| {});
     let table = client.table.clone();
     drop(client);
-    timeout(Duration::from_secs(10), async {
+    gone(&table).await;
+}
+
+/// A stream that panics once.
+struct Fragile {
+    io: DuplexStream,
+    breaks_at: Option<Break>,
+}
+
+#[derive(PartialEq)]
+enum Break {
+    /// When a read brings this many bytes.
+    Read(usize),
+    Shutdown,
+}
+
+async fn gone(table: &crate::hub::Table) {
+    let gone = async {
         while !table.is_empty() {
             tokio::task::yield_now().await;
         }
-    })
-    .await
-    .unwrap();
-}
-
-/// A stream that panics once, when a read brings this many bytes.
-struct Fragile {
-    io: DuplexStream,
-    breaks_at: Option<usize>,
+    };
+    timeout(Duration::from_secs(10), gone).await.unwrap();
 }
 
 impl AsyncRead for Fragile {
@@ -209,7 +219,7 @@ impl AsyncRead for Fragile {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let poll = Pin::new(&mut self.io).poll_read(cx, buf);
-        if self.breaks_at == Some(buf.filled().len() - before) {
+        if self.breaks_at == Some(Break::Read(buf.filled().len() - before)) {
             self.breaks_at = None;
             panic!("on purpose");
         }
@@ -231,26 +241,38 @@ impl AsyncWrite for Fragile {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.breaks_at == Some(Break::Shutdown) {
+            self.breaks_at = None;
+            panic!("on purpose");
+        }
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
 
 #[tokio::test]
+async fn a_panic_while_the_socket_is_left_is_accounted_for() {
+    let wrap = |io| Fragile { io, breaks_at: Some(Break::Shutdown) };
+    let mut client = Client::over(wrap, &Plan::default(), |_| {});
+    client.frame(FIN | CLOSE, &1000u16.to_be_bytes()).await;
+    assert_eq!(client.closed().await.0, 1000);
+    gone(&client.table).await;
+    assert_eq!(client.metric("moorline_panics_total"), Some(1.0));
+    assert_eq!(client.metric("moorline_connections{"), Some(0.0));
+    assert_eq!(client.metric("moorline_connections_closed_total{"), Some(1.0));
+}
+
+#[tokio::test]
 async fn a_panic_is_told_to_its_own_client() {
-    let wrap = |io| Fragile { io, breaks_at: Some(6 + 11) };
+    let wrap = |io| Fragile { io, breaks_at: Some(Break::Read(6 + 11)) };
     let mut client = Client::over(wrap, &Plan::default(), |_| {});
     let table = client.table.clone();
     client.frame(FIN | TEXT, b"fine").await;
     client.expect(FIN | TEXT, b"fine").await;
     client.frame(FIN | TEXT, b"eleven byte").await;
     assert_eq!(client.closed().await, (1011, "panic".to_owned()));
-    timeout(Duration::from_secs(10), async {
-        while !table.is_empty() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .unwrap();
+    gone(&table).await;
+    assert_eq!(client.metric("moorline_panics_total"), Some(1.0));
+    assert_eq!(client.metric("moorline_connections{"), Some(0.0));
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub(super) struct Marks {
     refuse_above: u8,
     shed_above: u8,
     level: Level,
-    /// When bytes were last asked for, and how many were used then.
+    /// When bytes were last asked for, and how many were used then. They are as good as freed.
     shed: Option<(Instant, u64)>,
 }
 
@@ -28,9 +28,12 @@ pub(super) enum Level {
 /// Percent below a mark at which it is left again, so that memory that stays about a mark is no news
 /// four times a second.
 const SLACK: u8 = 3;
-/// The allocator gives freed pages back over ten seconds. Until then more is only asked for when still
-/// more is used, or one shortage would be answered many times.
+/// The allocator gives freed pages back over ten seconds. Until then only what has come since is asked
+/// for, or one shortage would be answered many times.
 const SHED_PAUSE: Duration = Duration::from_secs(10);
+/// Percent of all memory that use must grow by to be answered within the pause: for a single page a
+/// whole connection would be closed.
+const GROWTH: u8 = 1;
 
 impl Marks {
     pub(super) fn new(config: Memory) -> Self {
@@ -54,14 +57,18 @@ impl Marks {
         } else {
             Level::Calm
         };
-        let is_answered = self
-            .shed
-            .is_some_and(|(at, used)| reading.used <= used && now.duration_since(at) < SHED_PAUSE);
-        if !reading.is_above(self.shed_above) || is_answered {
+        if !reading.is_above(self.shed_above) {
             return None;
         }
+        let excess = match self.shed.filter(|(at, _)| now.duration_since(*at) < SHED_PAUSE) {
+            Some((_, used)) => {
+                let growth = reading.used.saturating_sub(used);
+                Some(growth).filter(|growth| *growth >= reading.part(GROWTH))?
+            }
+            None => reading.used.saturating_sub(reading.part(self.refuse_above)),
+        };
         self.shed = Some((now, reading.used));
-        Some(reading.used.saturating_sub(reading.part(self.refuse_above)))
+        Some(excess)
     }
 }
 
@@ -107,14 +114,24 @@ mod tests {
     #[test]
     fn what_is_over_the_lower_mark_is_to_be_freed_once() {
         let (mut marks, start) = (marks(), Instant::now());
-        let excess = |used: u64| Some(GIB / 100 * (used - 80));
+        let share = |percent: u64| Some(GIB / 100 * percent);
         assert_eq!(marks.judge(percent(90), start), None);
-        assert_eq!(marks.judge(percent(92), start), excess(92));
+        assert_eq!(marks.judge(percent(92), start), share(12));
         let later = start + Duration::from_secs(1);
         assert_eq!(marks.judge(percent(92), later), None, "freed, but not given back yet");
-        assert_eq!(marks.judge(percent(93), later), excess(93), "still more is used");
+        let page = Reading { used: percent(92).used + 4096, ..percent(92) };
+        assert_eq!(marks.judge(page, later), None, "worth no connection");
+        assert_eq!(marks.judge(percent(93), later), share(1), "what has come since");
         assert_eq!(marks.judge(percent(89), later), None);
         assert_eq!(marks.judge(percent(92), later), None);
-        assert_eq!(marks.judge(percent(92), later + SHED_PAUSE), excess(92), "it was not enough");
+        assert_eq!(marks.judge(percent(92), later + SHED_PAUSE), share(12), "it was not enough");
+    }
+
+    #[test]
+    fn a_shortage_that_grows_is_answered_by_what_it_grew() {
+        let (mut marks, start) = (marks(), Instant::now());
+        let looks = (0..10).map(|look| (91 + look, start + Duration::from_millis(250 * look)));
+        let asked: u64 = looks.filter_map(|(used, at)| marks.judge(percent(used), at)).sum();
+        assert_eq!(asked, GIB / 100 * 20, "from 100 % down to 80 %, and no byte twice");
     }
 }

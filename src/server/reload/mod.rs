@@ -11,12 +11,12 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::iter::successors;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::Notify;
-use tokio::time::timeout;
 
 use super::build::{self, Served};
 use super::{Node, ServerError, compare_payload_limit, largest_event};
@@ -49,9 +49,6 @@ struct Next {
     served: Served,
 }
 
-/// How long the disk may take. A network file system that hangs must not hang the node.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
-
 impl Node {
     /// Takes over every new config until it is dropped, which leaves the one in force whole.
     pub(super) async fn follow(&mut self, asked: &Notify) -> Infallible {
@@ -63,12 +60,9 @@ impl Node {
                 () = asked.notified() => Occasion::Asked,
                 occasion = next_look(watch.as_mut(), refused.is_some()) => occasion,
             };
-            refused = match Box::pin(self.prepare(occasion)).await {
-                Ok(Some(next)) => {
-                    self.take_over(next);
-                    None
-                }
-                Ok(None) => {
+            refused = match self.attempt(occasion).await {
+                Ok(true) => None,
+                Ok(false) => {
                     if refused.is_some() {
                         tracing::info!("the config file is again as the config in force");
                     }
@@ -84,6 +78,25 @@ impl Node {
                 }
             };
         }
+    }
+
+    /// Takes the next config over; whether there was one. A bug on the way fails this attempt, and does
+    /// not end the node.
+    async fn attempt(&mut self, occasion: Occasion) -> Result<bool, ServerError> {
+        let metrics = self.core.metrics.clone();
+        let attempt = AssertUnwindSafe(async {
+            let Some(next) = Box::pin(self.prepare(occasion)).await? else { return Ok(false) };
+            let memory = self.config.limits.memory;
+            self.take_over(next);
+            if self.config.limits.memory != memory {
+                Box::pin(self.watch_memory()).await;
+            }
+            Ok(true)
+        });
+        attempt.catch_unwind().await.unwrap_or_else(|_| {
+            metrics.task_panics().inc();
+            Err(ServerError::Panicked)
+        })
     }
 
     /// Builds all of the next config; none when a changed file still says what is in force.
@@ -111,12 +124,8 @@ impl Node {
         let Some(file) = self.source.as_ref().map(|source| source.file.clone()) else {
             return Ok(self.config.clone());
         };
-        let loading =
-            tokio::task::spawn_blocking(move || Config::load(&file, process_environment()));
-        match timeout(READ_TIMEOUT, loading).await {
-            Ok(Ok(loaded)) => Ok(loaded?),
-            _ => Err(ServerError::Unread),
-        }
+        let load = move || Ok(Config::load(&file, process_environment())?);
+        self.core.disk.read("the config", load).await
     }
 
     /// Puts the next config in force.
@@ -134,17 +143,13 @@ impl Node {
         if let Some(nats) = self.core.nats.as_ref().filter(|nats| nats.is_connected()) {
             compare_payload_limit(nats, largest_event(&config));
         }
-        self.longest_event = self.longest_event.max(build::longest_event(&config));
+        self.longest_events = self.longest_events.max(build::longest_events(&config));
         self.longest_close = self.longest_close.max(build::longest_close(&config));
         let is_same_acceptor = match (&self.served.rules.acceptor, &served.rules.acceptor) {
             (Some(old), Some(new)) => old.is(new),
             _ => true,
         };
-        let is_same_memory = self.config.limits.memory == limits.memory;
         (self.config, self.served) = (config, served);
-        if !is_same_memory {
-            self.watch_memory();
-        }
         if !is_same_acceptor {
             self.watch_certificates();
         }
@@ -171,5 +176,55 @@ fn with_causes(error: &(dyn Error + 'static)) -> String {
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Source").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::Signals;
+    use tokio::time::{sleep, timeout};
+
+    const CONFIG: &str = "listeners: {plain: {address: '127.0.0.1:0'}}\nlog: {level: info}\n\
+        shutdown: {lame_duck: 0s, drain: 0s}\n\
+        routes: [{path: /ws, auth: none, backend: {echo: true}}]\n";
+
+    /// A bug that strikes at the first change of the log level.
+    fn buggy(file: PathBuf) -> Source {
+        let bugs = std::sync::atomic::AtomicUsize::new(1);
+        let set_log_level = move |_: &str| {
+            assert_eq!(bugs.swap(0, std::sync::atomic::Ordering::Relaxed), 0, "on purpose");
+        };
+        Source { file, set_log_level: Box::new(set_log_level) }
+    }
+
+    #[tokio::test]
+    async fn a_bug_in_a_reload_fails_it_and_not_the_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("moorline.yaml");
+        std::fs::write(&file, CONFIG).unwrap();
+        let config = Config::load(&file, std::iter::empty()).unwrap();
+        let node = Box::pin(Node::start(config, Some(buggy(file.clone())))).await.unwrap();
+        let (metrics, signals) = (node.core.metrics.clone(), Signals::default());
+        let reloads = async |result: &str| {
+            let line = format!("moorline_config_reloads_total{{result=\"{result}\"}} 1");
+            let is_there =
+                || String::from_utf8(metrics.to_text()).unwrap().lines().any(|told| told == line);
+            while !is_there() {
+                signals.reload.notify_one();
+                sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        let test = async {
+            std::fs::write(&file, CONFIG.replace("level: info", "level: debug")).unwrap();
+            reloads("failed").await;
+            assert_eq!(metrics.task_panics().get(), 1);
+            reloads("ok").await;
+            signals.stop.cancel();
+        };
+        let run = Box::pin(node.run(&signals));
+        let both = async { tokio::join!(run, test) };
+        let (ended, ()) = timeout(std::time::Duration::from_secs(30), both).await.unwrap();
+        assert!(ended.is_ok(), "{ended:?}");
     }
 }
