@@ -72,7 +72,7 @@ async fn examine(config: &Config, report: &mut Report) {
         Some(nats) => Box::pin(nats_servers(config, nats, report)).await,
         None => report.ok("nats", "not configured: one node, no workers behind NATS"),
     }
-    descriptors(config.limits.max_connections, report);
+    descriptors(config.limits.clients(), report);
 }
 
 fn certificates(tls: &Tls, report: &mut Report) {
@@ -173,14 +173,14 @@ fn dotted([major, minor, patch]: [u64; 3]) -> String {
     format!("{major}.{minor}.{patch}")
 }
 
-fn descriptors(max_connections: usize, report: &mut Report) {
-    let needed = max_connections as u64 + SPARE_DESCRIPTORS;
+fn descriptors(clients: usize, report: &mut Report) {
+    let needed = clients as u64 + SPARE_DESCRIPTORS;
     match rlimit::Resource::NOFILE.get() {
         Ok((_, hard)) if hard < needed => report.warn(
             "limits",
             format_args!(
-                "max_connections {max_connections} needs {needed} file descriptors, the hard limit \
-                 is {hard}"
+                "max_connections + max_pending ({clients}) needs {needed} file descriptors, the hard \
+                 limit is {hard}"
             ),
         ),
         Ok((_, hard)) => report.ok("limits", format_args!("{hard} file descriptors")),

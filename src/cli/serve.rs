@@ -48,7 +48,7 @@ pub(super) async fn serve(
     announce: impl FnOnce(&Node) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
     let (_logs, level) = logging::start(&config.log)?;
-    raise_descriptor_limit(config.limits.max_connections);
+    raise_descriptor_limit(config.limits.clients());
     let signals = Signals::default();
     listen_for_signals(&signals)?;
     let source = file.map(|file| Source { file, set_log_level: Box::new(move |to| level.set(to)) });
@@ -61,14 +61,14 @@ pub(super) async fn serve(
 /// Files, NATS and operators need descriptors, too.
 pub(super) const SPARE_DESCRIPTORS: u64 = 256;
 
-/// Each connection takes a file descriptor; the soft limit is often 1,024.
-fn raise_descriptor_limit(max_connections: usize) {
+/// Each client takes a file descriptor; the soft limit is often 1,024.
+fn raise_descriptor_limit(clients: usize) {
     match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) if limit < max_connections as u64 + SPARE_DESCRIPTORS => {
+        Ok(limit) if limit < clients as u64 + SPARE_DESCRIPTORS => {
             tracing::warn!(
                 limit,
-                max_connections,
-                "file descriptor limit is below max_connections"
+                clients,
+                "file descriptor limit is below max_connections + max_pending"
             );
         }
         Ok(_) => {}

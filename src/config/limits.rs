@@ -11,23 +11,34 @@ use super::{Period, Size, error::quoted};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Open client connections, handshakes included. Default: 50000. Each takes a file descriptor.
+    /// Open client connections, from the decision about their handshake on. Default: 50000. More are
+    /// refused with 503. Each takes a file descriptor; so does each of `max_pending`.
     pub max_connections: usize,
     /// Open connections of one address: an IPv4 address, or an IPv6 network of 64 bits, which is what
-    /// one customer gets. Default: 5000. More are refused with 429.
+    /// one customer gets. Default: 5000. More are refused with 429. The address is the one that a
+    /// trusted proxy says, else the connection's own.
     pub max_connections_per_ip: usize,
     /// Opening handshakes in the whole node. Default: 2000 a second, 4000 at once. More are refused
     /// with 503 before a token is looked at or a backend asked.
     pub handshakes: HandshakeRate,
-    /// Opening handshakes of one address, as for `max_connections_per_ip`. Default: 100 a second, 500
-    /// at once. More are refused with 429 and do not count against `handshakes`.
+    /// Requests of one address, as for `max_connections_per_ip`. Default: 100 a second, 500 at once.
+    /// More opening handshakes are refused with 429 and do not count against `handshakes`; a request
+    /// that is none keeps its own status, such as 404, and counts here, too. Four times as many TCP
+    /// connections are taken of an address before TLS; more are ended and counted as `dropped`. Those
+    /// of proxies in `forwarded.trusted` are not counted; behind `proxy_protocol` the address in the
+    /// header is.
     pub handshakes_per_ip: HandshakeRate,
-    /// Clients whose TLS handshake or request head is not here yet. Default: 4096. Beyond it, the one
-    /// that has been at it longest makes room, unless that is less than a second; then newcomers wait.
+    /// Clients whose TLS handshake or request head is not here yet; they come on top of
+    /// `max_connections`. Default: 4096. Beyond it, the one that has been at it longest makes room: of
+    /// the address that has the most, where that is more than a quarter of all and not a trusted
+    /// proxy's, else of all. As long as that is less than a second, newcomers wait in the kernel's
+    /// queue.
     pub max_pending: usize,
-    /// Time from accepting a TCP connection until its TLS handshake is done. Default: `10s`.
+    /// Time for a TLS handshake, from when there is room for the client and its PROXY header, where
+    /// there is to be one, is here. Default: `10s`.
     pub tls_timeout: Period,
-    /// Time for a whole HTTP request head. Default: `10s`.
+    /// Time for a whole HTTP request head, after TLS; and as much for the client to take the answer.
+    /// Default: `10s`.
     pub head_timeout: Period,
     /// Bytes of an HTTP request head. Default: `16KiB`.
     pub max_head: Size,
@@ -73,6 +84,14 @@ pub enum MemoryMax {
     Auto,
     /// So much resident memory of the process.
     Size(Size),
+}
+
+impl Limits {
+    /// Clients that have a file descriptor at the same time.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.max_connections.saturating_add(self.max_pending)
+    }
 }
 
 impl Default for Limits {

@@ -120,7 +120,8 @@ pub enum RefuseMode {
     /// By an HTTP status, before any upgrade.
     #[default]
     Status,
-    /// By accepting and closing at once with 4401, 4403 or 4429, which a browser can read.
+    /// By accepting and closing at once with 4401, 4403, 4429 or 1013, which a browser can read. Still
+    /// by an HTTP status where the whole node is at a limit or stops, or very many are being told.
     Close,
 }
 

@@ -1,7 +1,8 @@
 //! The public door: TCP, whose connection it is, TLS and HTTP, up to the request that the handshake
 //! answers.
 //!
-//! Every stage has a deadline, and a client that is not let in holds nothing but its own task.
+//! Every stage has a deadline, and a client that is not let in holds nothing but its own task and a
+//! place in the room for newcomers.
 
 mod listener;
 pub mod proxy;
@@ -27,10 +28,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::time::sleep;
 
-use crate::config::{Forwarded, ProxyProtocol};
-use crate::handshake::{BadHead, Caller, Doorkeeper, Place};
-use crate::limits::{Newcomer, Pending, Permits};
+use crate::config::ProxyProtocol;
+use crate::handshake::{BadHead, Caller, Doorkeeper};
+use crate::limits::{Newcomer, Pending};
 use crate::metrics::Metrics;
 use crate::task::Tasks;
 
@@ -44,10 +47,6 @@ pub use rules::{Proxies, Rules};
 pub struct Edge {
     /// Who answers opening handshakes.
     pub doorkeeper: Doorkeeper,
-    /// Places for open connections.
-    pub places: Permits,
-    /// A few more places, so that who finds no place can still be told so.
-    pub waiting: Permits,
     /// What newcomers meet, swapped whole when the config changes.
     pub rules: ArcSwap<Rules>,
     /// Room for clients whose TLS handshake or request head is not here yet.
@@ -69,6 +68,14 @@ pub enum Transport {
     Plain,
 }
 
+/// A client that was taken in, and what it meets.
+struct Arrived {
+    tcp: TcpStream,
+    remote: SocketAddr,
+    rules: Arc<Rules>,
+    newcomer: Newcomer,
+}
+
 /// Above TLS, which has a read buffer of its own.
 const READ_BUFFER_TLS: usize = 1024;
 const READ_BUFFER_PLAIN: usize = 2048;
@@ -87,55 +94,50 @@ impl Edge {
         loop {
             let accepted = tokio::select! {
                 () = self.tasks.stopping() => return,
-                accepted = self.accept(&listener) => accepted,
-            };
-            let (tcp, remote, newcomer) = accepted;
-            // Over every bound: nothing is left but to end the stream.
-            let Some(place) = self.place() else {
-                self.doorkeeper.dropped();
-                continue;
+                accepted = self.accept(&listener, transport) => accepted,
             };
             let edge = Arc::clone(&self);
             self.tasks.spawn("client", async move {
-                Box::pin(edge.client(tcp, remote, transport, place, newcomer)).await;
+                Box::pin(edge.client(accepted, transport)).await;
             });
         }
     }
 
-    /// The next client for whom there is room. Cancel safe, but for the one that waits for room.
-    async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, Newcomer) {
-        let (tcp, remote) = listener::accept(listener, self.metrics.accept_errors()).await;
-        (tcp, remote, self.pending.enter().await)
+    /// The next client that may come and for whom there is room. Cancel safe, but for the one that
+    /// waits for room.
+    async fn accept(&self, listener: &TcpListener, transport: Transport) -> Arrived {
+        loop {
+            let (tcp, remote) = listener::accept(listener, self.metrics.accept_errors()).await;
+            let (remote, rules) = (canonical(remote), self.rules.load_full());
+            let proxies = rules.proxies(transport);
+            // Whom a stream with a PROXY header is for is not known yet.
+            let source = proxies.source(remote).filter(|_| proxies.protocol.is_none());
+            if source.is_none_or(|ip| self.doorkeeper.may_begin(ip)) {
+                let newcomer = self.pending.enter(source).await;
+                return Arrived { tcp, remote, rules, newcomer };
+            }
+        }
     }
 
-    fn place(&self) -> Option<Place> {
-        let open = self.places.take().map(Place::Open);
-        open.or_else(|| self.waiting.take().map(Place::Waiting))
-    }
-
-    async fn client(
-        &self,
-        mut tcp: TcpStream,
-        remote: SocketAddr,
-        transport: Transport,
-        place: Place,
-        newcomer: Newcomer,
-    ) {
-        let mut remote = canonical(remote);
-        let rules = self.rules.load_full();
+    async fn client(&self, arrived: Arrived, transport: Transport) {
+        let Arrived { mut tcp, mut remote, rules, newcomer } = arrived;
         let proxies = rules.proxies(transport);
         if let Some(protocol) = &proxies.protocol {
             let proxied = Box::pin(self.proxied(&mut tcp, remote, protocol, &newcomer)).await;
             let Some(proxied) = proxied else { return };
             remote = proxied;
+            if let Some(ip) = proxies.source(remote) {
+                if !self.doorkeeper.may_begin(ip) {
+                    return;
+                }
+                newcomer.comes_from(ip);
+            }
         }
-        let forwarded = proxies.forwarded.as_ref();
         match (transport, &rules.acceptor) {
             (Transport::Plain, _) => {
                 let read_buffer = READ_BUFFER_PLAIN;
-                let place = Some(place);
-                let caller = Caller { remote, certificate: None, read_buffer, place };
-                Box::pin(self.http(tcp, caller, &rules, forwarded, newcomer)).await;
+                let caller = Caller { remote, certificate: None, read_buffer };
+                Box::pin(self.http(tcp, caller, &rules, proxies, newcomer)).await;
             }
             // The listener came with its certificates, and a reload takes neither away.
             (Transport::Tls, None) => {}
@@ -156,9 +158,8 @@ impl Edge {
                         self.metrics.tls_handshake("ok");
                         let certificate = crate::tls::peer_certificate(&tls);
                         let read_buffer = READ_BUFFER_TLS;
-                        let place = Some(place);
-                        let caller = Caller { remote, certificate, read_buffer, place };
-                        Box::pin(self.http(tls, caller, &rules, forwarded, newcomer)).await;
+                        let caller = Caller { remote, certificate, read_buffer };
+                        Box::pin(self.http(tls, caller, &rules, proxies, newcomer)).await;
                     }
                     Err(error) => {
                         self.metrics.tls_handshake(error.reason());
@@ -206,7 +207,7 @@ impl Edge {
         io: S,
         caller: Caller,
         rules: &Rules,
-        forwarded: Option<&Forwarded>,
+        proxies: &Proxies,
         newcomer: Newcomer,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -218,24 +219,32 @@ impl Edge {
         // A handshake's answer, yes or no, is the last on its stream, so one caller is enough.
         let caller = Mutex::new(Some(caller));
         let no_handshake_yet = || caller.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let answered = Notify::new();
+        let mut overdue = pin!(async {
+            answered.notified().await;
+            sleep(head_timeout).await;
+        });
         let service = service_fn(|request: Request<Incoming>| {
             newcomer.asked();
+            let answered = &answered;
             let is_console = self.is_console(&request);
             let mut caller = match is_console {
                 true => None,
                 false => caller.lock().unwrap_or_else(PoisonError::into_inner).take(),
             };
-            if let (Some(caller), Some(forwarded)) = (&mut caller, forwarded) {
+            if let (Some(caller), Some(forwarded)) = (&mut caller, &proxies.forwarded) {
                 caller.remote = forwarded::client(caller.remote, request.headers(), forwarded);
             }
             async move {
-                Ok::<_, Infallible>(match caller {
+                let answer = match caller {
                     Some(caller) => {
                         Box::pin(self.doorkeeper.answer(&rules.doors, request, caller)).await
                     }
                     None if is_console => console_page(),
                     None => spent(),
-                })
+                };
+                answered.notify_one();
+                Ok::<_, Infallible>(answer)
             }
         });
         let mut connection = pin!(
@@ -248,19 +257,26 @@ impl Edge {
                 .serve_connection(TokioIo::new(io), service)
                 .with_upgrades()
         );
-        let served = tokio::select! {
-            served = connection.as_mut() => served,
-            () = self.tasks.stopping() => {
-                // Nobody asked for anything on this stream yet.
-                if !newcomer.has_asked() {
+        let (mut stopping, mut is_stopping) = (pin!(self.tasks.stopping()), false);
+        let served = loop {
+            tokio::select! {
+                served = connection.as_mut() => break served,
+                () = overdue.as_mut() => {
+                    tracing::debug!(%remote, "the answer was not taken in time");
                     return;
                 }
-                // The stream of a handshake ends with its answer. Shutting it down would make hyper
-                // write `Connection: close` over that of a 101.
-                if no_handshake_yet() {
-                    connection.as_mut().graceful_shutdown();
+                () = stopping.as_mut(), if !is_stopping => {
+                    is_stopping = true;
+                    // Nobody asked for anything on this stream yet.
+                    if !newcomer.has_asked() {
+                        return;
+                    }
+                    // The stream of a handshake ends with its answer. Shutting it down would make hyper
+                    // write `Connection: close` over that of a 101.
+                    if no_handshake_yet() {
+                        connection.as_mut().graceful_shutdown();
+                    }
                 }
-                connection.await
             }
         };
         let fault = match &served {
@@ -269,7 +285,7 @@ impl Edge {
             Ok(()) => None,
         };
         if let Some(fault) = fault {
-            self.doorkeeper.unread(remote, fault);
+            self.doorkeeper.unread(remote, proxies.source(remote), fault);
         }
         if let Err(error) = served {
             tracing::debug!(%remote, %error, "HTTP connection failed");
@@ -314,5 +330,7 @@ fn console_page() -> Response<Full<Bytes>> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONSOLE_POLICY));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // It passed no admission, so its stream must not stay.
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }

@@ -1,5 +1,7 @@
 //! What a newcomer meets by the config, from its first byte to the answer to its handshake.
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::Transport;
 use crate::config::{Forwarded, Limits, Plain, ProxyProtocol, Public};
 use crate::handshake::{Door, Routes};
@@ -28,6 +30,16 @@ pub struct Proxies {
     pub protocol: Option<ProxyProtocol>,
     /// Says it in a header of the request.
     pub forwarded: Option<Forwarded>,
+}
+
+impl Proxies {
+    /// The address that a stream from `remote` counts for, before its request says more. None for a
+    /// trusted proxy's, which stands for many clients.
+    pub(super) fn source(&self, remote: SocketAddr) -> Option<IpAddr> {
+        let trusted = self.forwarded.iter().flat_map(|forwarded| &forwarded.trusted);
+        let is_proxy = trusted.into_iter().any(|network| network.contains(remote.ip()));
+        (!is_proxy).then_some(remote.ip())
+    }
 }
 
 impl Rules {

@@ -13,7 +13,7 @@ use super::token::{VERIFIER, sources};
 use crate::config::{AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size};
 use crate::connection::Farewells;
 use crate::edge::{Edge, Proxies, Rules};
-use crate::handshake::{Caller, Door, Doorkeeper, Gate, Place, Plans, Routes};
+use crate::handshake::{Caller, Door, Doorkeeper, Gate, Plans, Routes};
 use crate::hub::Table;
 use crate::id::NodeId;
 use crate::limits::{Admission, Memory, Pending, Permits, Users};
@@ -68,15 +68,15 @@ pub(super) fn answer(bytes: &[u8], manner: Manner) -> Option<u16> {
     let all = runtime().block_on(async {
         let (ours, theirs) = duplex(PIPE);
         let (edge, caller) = edge();
-        let newcomer = edge.pending.enter().await;
+        let newcomer = edge.pending.enter(None).await;
         let rules = edge.rules.load_full();
         let node = async {
-            edge.http(theirs, caller, &rules, None, newcomer).await;
+            edge.http(theirs, caller, &rules, &rules.plain, newcomer).await;
             edge.doorkeeper.farewells.tasks.ended().await;
         };
         let all = talk(ours, bytes, manner, Box::pin(node)).await;
         assert!(edge.doorkeeper.table.is_empty(), "no connection is left behind");
-        assert_eq!(edge.places.taken(), 0, "no place is left taken");
+        assert_eq!(edge.doorkeeper.admission.taken(), 0, "no place is left taken");
         all
     });
     let Some(end) = all.windows(4).position(|four| four == b"\r\n\r\n") else {
@@ -112,12 +112,11 @@ fn route(path: &str, auth: AuthMode) -> Route {
 }
 
 fn edge() -> (Edge, Caller) {
-    let (places, limits) = (Permits::new(1), Limits::default());
+    let limits = Limits { max_connections: 1, ..Limits::default() };
     let caller = Caller {
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         certificate: None,
         read_buffer: 1024,
-        place: places.take().map(Place::Open),
     };
     let gate = |route: &Route| match route.auth {
         AuthMode::None => Gate::Open,
@@ -139,6 +138,7 @@ fn edge() -> (Edge, Caller) {
     let doorkeeper = Doorkeeper {
         node: NodeId::random(),
         admission: Arc::new(Admission::new(&limits, Memory::default())),
+        refused: Permits::new(1),
         table: Table::new(),
         farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
         users: Users::new(),
@@ -146,8 +146,6 @@ fn edge() -> (Edge, Caller) {
     };
     let edge = Edge {
         doorkeeper,
-        places,
-        waiting: Permits::new(1),
         rules: ArcSwap::from_pointee(Rules {
             doors: Routes::new(doors),
             limits,
@@ -161,4 +159,38 @@ fn edge() -> (Edge, Caller) {
         tasks: Tasks::new(),
     };
     (edge, caller)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_takes_is_not_kept() {
+        for stop in [false, true] {
+            let (mut ours, theirs) = duplex(64);
+            let (edge, caller) = edge();
+            let newcomer = edge.pending.enter(None).await;
+            let rules = edge.rules.load_full();
+            let client = async {
+                ours.write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+                // The answer has begun.
+                assert_eq!(ours.read_u8().await.unwrap(), b'H');
+                if stop {
+                    edge.tasks.stop();
+                }
+            };
+            let started = Instant::now();
+            let served = async {
+                tokio::join!(client, edge.http(theirs, caller, &rules, &rules.plain, newcomer));
+            };
+            timeout(Duration::from_secs(60), served).await.expect("the end of the stream");
+            assert_eq!(started.elapsed(), rules.limits.head_timeout.get());
+        }
+    }
 }

@@ -9,7 +9,6 @@ use super::Caller;
 use super::refusal::Refusal;
 use crate::config::Route;
 use crate::id::{ConnectionId, UserId};
-use crate::limits::AddressPermit;
 use crate::metrics::Metrics;
 
 /// A handshake that is being decided. Dropped before its answer, it counts as one whose client left.
@@ -18,8 +17,6 @@ pub(super) struct Attempt {
     /// The connection it may become.
     pub(super) id: ConnectionId,
     pub(super) caller: Caller,
-    /// Its place among the connections of its address, once it was admitted.
-    pub(super) address: Option<AddressPermit>,
     /// The route of its path, once found.
     pub(super) route: Option<Arc<Route>>,
     /// Who its token or certificate says it is, once checked.
@@ -39,7 +36,6 @@ impl Attempt {
         Self {
             id,
             caller,
-            address: None,
             route: None,
             user: None,
             path: path.into(),

@@ -17,6 +17,7 @@ use crate::config::{EventKind, JwtSources};
 use crate::connection::{Farewells, Promise, Unopened};
 use crate::event::{Event, EventBody, Grant, Offer, Outcome, Params, Peer, State, Trace};
 use crate::id::UserId;
+use crate::limits::Seat;
 use crate::relay::Relay;
 
 /// A client that may come in.
@@ -38,6 +39,8 @@ pub(super) struct Admitted {
     pub(super) trace: Trace,
     /// After a connect event: tells the backend when there will be no connection after all.
     pub(super) unopened: Option<Unopened>,
+    /// What its connection holds.
+    pub(super) seat: Seat,
 }
 
 /// What the client showed of itself.
@@ -61,19 +64,21 @@ const RESERVED: &[&str] = &[
     "protobuf.reliable.webpubsub.azure.v1",
 ];
 
-/// Finds out who the client is, and asks the backend where the route says so.
+/// Finds out who the client is, and asks the backend where the route says so. Who is refused has no
+/// seat any more.
 pub(super) async fn admit<B>(
     door: &Door,
     request: &Request<B>,
     attempt: &mut Attempt,
     params: &Params,
     opening: &Opening,
+    seat: Seat,
     farewells: &Farewells,
 ) -> Result<Admitted, Refusal> {
     let shown = show(door, request, &attempt.caller, opening).await?;
     attempt.user = shown.user.clone();
     let trace = trace_of(request);
-    let mut admitted = Admitted {
+    let admitted = Admitted {
         user: shown.user.clone(),
         expires: shown.expires,
         plan: shown.plan.clone(),
@@ -83,18 +88,23 @@ pub(super) async fn admit<B>(
         sequence: 0,
         trace,
         unopened: None,
+        seat,
     };
-    if door.route.wants(EventKind::Connect) {
-        let event = connect_event(door, request, attempt, params, shown, trace);
-        let (grant, unopened) = ask(door, event, attempt, farewells).await?;
-        admitted.unopened = Some(unopened);
-        admitted.subprotocol = grant.subprotocol.or(admitted.subprotocol);
-        admitted.user = grant.user.or(admitted.user);
-        admitted.state = grant.state;
-        admitted.headers = grant.headers;
-        admitted.sequence = 1;
+    if !door.route.wants(EventKind::Connect) {
+        return Ok(admitted);
     }
-    Ok(admitted)
+    let event = connect_event(door, request, attempt, params, shown, trace);
+    let (grant, unopened, seat) = ask(door, event, admitted.seat, farewells).await?;
+    Ok(Admitted {
+        unopened: Some(unopened),
+        subprotocol: grant.subprotocol.or(admitted.subprotocol),
+        user: grant.user.or(admitted.user),
+        state: grant.state,
+        headers: grant.headers,
+        sequence: 1,
+        seat,
+        ..admitted
+    })
 }
 
 async fn show<B>(
@@ -210,25 +220,23 @@ fn forwarded<B>(door: &Door, request: &Request<B>) -> BTreeMap<String, Vec<Strin
 }
 
 /// Asks the backend in a task of its own, because hyper drops a handshake whose client left, and the
-/// backend may have let it in by then. The client's place goes with the question, so that clients that
-/// leave early cannot ask more than those that stay.
+/// backend may have let it in by then. The client's seat goes with the question, so that clients that
+/// leave early cannot ask more than those that stay: all of them together, and those of one address.
 async fn ask(
     door: &Door,
     event: Event,
-    attempt: &mut Attempt,
+    seat: Seat,
     farewells: &Farewells,
-) -> Result<(Grant, Unopened), Refusal> {
+) -> Result<(Grant, Unopened, Seat), Refusal> {
     let (tell, told) = oneshot::channel();
-    let (relay, place) = (door.relay.clone(), attempt.caller.place.take());
+    let relay = door.relay.clone();
     let kept = farewells.clone();
     farewells.tasks.spawn("connect event", async move {
         let answer = answer(relay, event, kept).await;
-        let _ = tell.send((answer, place));
+        let _ = tell.send(answer.map(|(grant, unopened)| (grant, unopened, seat)));
     });
     // An error is a bug in the task, which logged it.
-    let (answer, place) = told.await.map_err(|_| Refusal::BackendTimeout)?;
-    attempt.caller.place = place;
-    answer
+    told.await.map_err(|_| Refusal::BackendTimeout)?
 }
 
 async fn answer(

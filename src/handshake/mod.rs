@@ -2,7 +2,7 @@
 //! behind a 101 or a refusal goes out. Nothing reaches a backend before every check that needs none.
 //!
 //! ```text
-//! request -> route -> opening -> admission -> origin -> identity (token, certificate) -> connect event -> 101
+//! request -> count -> route -> opening -> admission -> origin -> identity (token, certificate) -> connect event -> 101
 //! ```
 
 mod attempt;
@@ -14,7 +14,7 @@ mod refusal;
 mod plans;
 mod upgrade;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -23,12 +23,12 @@ use http::{HeaderName, Request, Response};
 use http_body_util::Full;
 
 use crate::auth::Verifier;
-use crate::config::{Heartbeat, JwtSources, RefuseMode, Route};
+use crate::config::{Heartbeat, JwtSources, Route};
 use crate::connection::Farewells;
 use crate::event::{Certificate, Peer, Trace};
 use crate::hub::Table;
 use crate::id::{ConnectionId, NodeId};
-use crate::limits::{Admission, Permit, Seat, Users};
+use crate::limits::{Admission, Permits, Users};
 use crate::metrics::Metrics;
 use crate::relay::Relay;
 
@@ -51,6 +51,9 @@ pub struct Doorkeeper {
     pub node: NodeId,
     /// Who is looked at at all.
     pub admission: Arc<Admission>,
+    /// Places for refused clients that are told so by a close frame: few, because they cost more than
+    /// a status, and apart from those of connections, because a refused client must not keep one.
+    pub refused: Permits,
     /// Where accepted connections are entered.
     pub table: Table,
     /// Where their tasks run, and how their last events are delivered.
@@ -99,17 +102,6 @@ pub struct Caller {
     pub certificate: Option<Certificate>,
     /// Bytes of read buffer that its connection should have.
     pub read_buffer: usize,
-    /// Its place; none once that was handed on.
-    pub place: Option<Place>,
-}
-
-/// A client's place, which it keeps until it has left.
-#[derive(Debug)]
-pub enum Place {
-    /// Among the open connections.
-    Open(Permit),
-    /// Among those that can only be told that there is no place.
-    Waiting(Permit),
 }
 
 impl Door {
@@ -158,7 +150,10 @@ impl Doorkeeper {
     }
 
     /// Counts and logs a client whose request head could not be read; it had its answer already.
-    pub fn unread(&self, remote: SocketAddr, fault: BadHead) {
+    /// `source` is the address that this counts for.
+    pub fn unread(&self, remote: SocketAddr, source: Option<IpAddr>, fault: BadHead) {
+        // Whether it is one too many makes no difference any more.
+        let _ = source.map(|ip| self.admission.count_request(ip));
         let refusal = Refusal::Head(fault);
         self.metrics.handshake_unread(refusal.result());
         tracing::info!(
@@ -170,9 +165,15 @@ impl Doorkeeper {
         );
     }
 
-    /// Counts a client that found no place even to be told so. No line: there may be very many.
-    pub fn dropped(&self) {
-        self.metrics.handshake_unread(DROPPED);
+    /// Counts a TCP connection of this address: whether it may go on. One that may not is counted as a
+    /// result, without a line, because there may be very many.
+    #[must_use]
+    pub fn may_begin(&self, ip: IpAddr) -> bool {
+        let counted = self.admission.count_stream(ip);
+        if counted.is_err() {
+            self.metrics.handshake_unread(DROPPED);
+        }
+        counted.is_ok()
     }
 
     /// Makes the counters of all results, because a rate over a series that begins with its first
@@ -189,6 +190,7 @@ impl Doorkeeper {
         attempt: &mut Attempt,
         path: String,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
+        let counted = self.admission.count_request(attempt.caller.remote.ip());
         request::check_request(request)?;
         let found = doors.find(&path);
         let (door, params) = found
@@ -196,19 +198,18 @@ impl Doorkeeper {
             .ok_or(Refusal::NotFound)?;
         attempt.route = Some(Arc::clone(&door.route));
         let opening = request::check_opening(request)?;
-        let admitted = match self.admit(door, request, attempt, &params, &opening).await {
+        let admitted = match counted {
+            Ok(()) => self.admit(door, request, attempt, &params, &opening).await,
+            Err(denied) => Err(denied.into()),
+        };
+        let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
-                let code = refusal.close_code();
-                let code = code.filter(|_| door.route.refuse == RefuseMode::Close);
-                let Some(code) = code else { return Err(refusal) };
+                let closing = self.upgrade_to_close(request, door, &opening, attempt.id, &refusal);
+                let Some(response) = closing else { return Err(refusal) };
                 attempt.refused(&refusal);
-                return Ok(self.upgrade_to_close(request, door, &opening, attempt, code, &refusal));
+                return Ok(response);
             }
-        };
-        let (place, address) = (attempt.caller.place.take(), attempt.address.take());
-        let (Some(Place::Open(node)), Some(address)) = (place, address) else {
-            return Err(Refusal::Full);
         };
         let peer = Arc::new(Peer {
             id: attempt.id,
@@ -222,7 +223,7 @@ impl Doorkeeper {
         });
         attempt.accepted();
         let buffer = attempt.caller.read_buffer;
-        Ok(self.upgrade(request, door, &opening, admitted, peer, buffer, Seat { node, address }))
+        Ok(self.upgrade(request, door, &opening, admitted, peer, buffer))
     }
 
     /// Everything that a well-formed handshake may still be refused for.
@@ -237,15 +238,12 @@ impl Doorkeeper {
         if self.farewells.tasks.is_stopping() {
             return Err(Refusal::Draining);
         }
-        if !matches!(attempt.caller.place, Some(Place::Open(_))) {
-            return Err(Refusal::Full);
-        }
-        attempt.address = Some(self.admission.admit(attempt.caller.remote.ip())?);
+        let seat = self.admission.admit(attempt.caller.remote.ip())?;
         let origins = request.headers().get_all(http::header::ORIGIN).iter();
         if !door.origins.allow(origins.map(http::HeaderValue::as_bytes)) {
             return Err(Refusal::Origin);
         }
-        identity::admit(door, request, attempt, params, opening, &self.farewells).await
+        identity::admit(door, request, attempt, params, opening, seat, &self.farewells).await
     }
 }
 

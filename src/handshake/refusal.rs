@@ -64,8 +64,6 @@ pub(super) enum Refusal {
     BackendTimeout,
     /// The token cannot be checked now: no keys.
     NoKeys,
-    /// No place for another connection.
-    Full,
     /// One of the bounds on newcomers is reached.
     Denied(Denied),
     /// The node is shutting down.
@@ -126,7 +124,7 @@ impl Refusal {
             Self::BackendUnavailable => "backend-unavailable",
             Self::BackendTimeout => "backend-timeout",
             Self::NoKeys => "no-keys",
-            Self::Full => "full",
+            Self::Denied(Denied::Full) => "full",
             Self::Denied(Denied::Memory) => "memory",
             Self::Denied(Denied::Rate) => "handshake-rate",
             Self::Denied(Denied::AddressRate) => "address-rate",
@@ -159,7 +157,7 @@ impl Refusal {
             Self::BackendUnavailable => "no backend is there now",
             Self::BackendTimeout => "the backend did not answer in time",
             Self::NoKeys => "tokens cannot be checked now",
-            Self::Full => "too many connections",
+            Self::Denied(Denied::Full) => "too many connections",
             Self::Denied(Denied::Memory) => "this node is short of memory",
             Self::Denied(Denied::Rate) => "too many handshakes",
             Self::Denied(Denied::AddressRate) => "too many handshakes from this address",
@@ -193,16 +191,17 @@ impl Refusal {
             Self::Head(BadHead::Evicted)
             | Self::BackendUnavailable
             | Self::NoKeys
-            | Self::Full
-            | Self::Denied(Denied::Memory | Denied::Rate)
+            | Self::Denied(Denied::Full | Denied::Memory | Denied::Rate)
             | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     /// The close code for routes with `refuse: close`, for refusals that a well-formed handshake can
-    /// meet: the status seen through a WebSocket.
+    /// meet: the status seen through a WebSocket. None where the node has no strength to spare for an
+    /// upgrade, or no time.
     pub(super) fn close_code(&self) -> Option<u16> {
         match self.status() {
+            _ if self.is_overload() => None,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => {
                 Some(4000 + self.status().as_u16())
             }
@@ -211,6 +210,15 @@ impl Refusal {
                 Self::Backend(status, _) => Some(4000 + status),
                 _ => None,
             },
+        }
+    }
+
+    /// Whether the node as a whole takes nobody in, whoever asks.
+    fn is_overload(&self) -> bool {
+        let node = [Denied::Memory, Denied::Full, Denied::Rate];
+        match self {
+            Self::Denied(denied) => node.contains(denied),
+            other => *other == Self::Draining,
         }
     }
 
@@ -327,7 +335,7 @@ mod tests {
             Refusal::BackendUnavailable,
             Refusal::BackendTimeout,
             Refusal::NoKeys,
-            Refusal::Full,
+            Refusal::Denied(Denied::Full),
             Refusal::Denied(Denied::Memory),
             Refusal::Denied(Denied::Rate),
             Refusal::Denied(Denied::AddressRate),

@@ -1,7 +1,7 @@
 //! The 101, and the task that starts behind it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
@@ -14,20 +14,18 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::attempt::Attempt;
 use super::identity::{self, Admitted};
 use super::refusal::Refusal;
 use super::request::Opening;
 use super::{CONNECTION_ID, Door, Doorkeeper};
 use crate::close::{Cause, Close};
+use crate::config::RefuseMode;
 use crate::connection::{self, Accepted, Promise, Unopened};
 use crate::event::Peer;
 use crate::id::ConnectionId;
-use crate::limits::Seat;
 
 impl Doorkeeper {
     /// Lets a client in.
-    #[expect(clippy::too_many_arguments, reason = "all that is known once a client is admitted")]
     pub(super) fn upgrade<B>(
         &self,
         request: &mut Request<B>,
@@ -36,7 +34,6 @@ impl Doorkeeper {
         admitted: Admitted,
         peer: Arc<Peer>,
         read_buffer: usize,
-        seat: Seat,
     ) -> Response<Full<Bytes>> {
         let mut response = switching(opening, admitted.subprotocol.as_deref(), peer.id);
         for (name, value) in admitted.headers {
@@ -81,7 +78,7 @@ impl Doorkeeper {
             meters,
             mailbox,
             registered,
-            seat,
+            seat: admitted.seat,
             farewells: self.farewells.clone(),
         });
         let upgrade = hyper::upgrade::on(request);
@@ -94,21 +91,23 @@ impl Doorkeeper {
         response
     }
 
-    /// Lets a client in only to close with `code`, which a browser can read.
+    /// Lets a client in only to close with the refusal's code, which a browser can read. None where it
+    /// is to be told by status: the route says so, the refusal has no code, or too many are being told.
     pub(super) fn upgrade_to_close<B>(
         &self,
         request: &mut Request<B>,
         door: &Door,
         opening: &Opening,
-        attempt: &mut Attempt,
-        code: u16,
+        id: ConnectionId,
         refusal: &Refusal,
-    ) -> Response<Full<Bytes>> {
+    ) -> Option<Response<Full<Bytes>>> {
+        if door.route.refuse == RefuseMode::Status {
+            return None;
+        }
+        let (code, place) = (refusal.close_code()?, self.refused.take()?);
         let subprotocol = identity::selected_for_refusal(door, opening);
         let reason = refusal.result();
-        // Who is still told so takes a place as long as anybody else.
-        let place = (attempt.caller.place.take(), attempt.address.take());
-        let timeout = door.heartbeat.close_timeout.get();
+        let timeout = door.heartbeat.close_timeout.get().min(REFUSED_CLOSE_TIMEOUT);
         let upgrade = hyper::upgrade::on(request);
         self.farewells.tasks.spawn("refusal", async move {
             if let Some(io) = upgraded(upgrade).await {
@@ -116,9 +115,12 @@ impl Doorkeeper {
             }
             drop(place);
         });
-        switching(opening, subprotocol.as_deref(), attempt.id)
+        Some(switching(opening, subprotocol.as_deref(), id))
     }
 }
+
+/// The longest that a refused client's stream stays for its close frame: enough to read it.
+const REFUSED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 type Stream = TokioIo<hyper::upgrade::Upgraded>;
 

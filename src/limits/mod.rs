@@ -2,6 +2,7 @@
 
 mod permits;
 mod pending;
+mod arrivals;
 mod admission;
 mod addresses;
 mod handshakes;

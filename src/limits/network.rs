@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// An IPv4 address, or the first 64 bits of an IPv6 address: the least that one customer is given
 /// (RFC 6177), who may use any address in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Network {
     V4(Ipv4Addr),
     V6(u64),

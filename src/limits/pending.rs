@@ -1,20 +1,22 @@
 //! Clients that are not let in yet: their TLS handshake or request head is still on its way.
 //!
 //! When there are too many, the one that has been at it longest makes room, for slow clients must not
-//! lock honest ones out. But nobody goes within a grace: in a storm of honest clients, to drop the
-//! oldest would drop those that are about to be done, and they would come back. Then a newcomer waits,
-//! and who accepts waits with it, so that the kernel's queue holds the rest.
+//! lock honest ones out; of the address that has the most, if that is more than a quarter, for one
+//! address must not push the others out. But nobody goes within a grace: in a storm of honest clients,
+//! to drop the oldest would drop those that are about to be done, and they would come back. Then a
+//! newcomer waits, and who accepts waits with it, so that the kernel's queue holds the rest.
 
-use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
+
+use super::arrivals::{Arrivals, Stage};
+use super::network::Network;
 
 /// A bounded number of clients that are not let in yet. Clones share it.
 #[derive(Debug, Clone)]
@@ -31,36 +33,11 @@ pub struct Newcomer {
 #[derive(Debug)]
 struct Room {
     max: AtomicUsize,
-    /// The lock is held for one look at the oldest and a change.
-    queue: Mutex<Queue>,
+    /// The lock is held for a look at who is here and a change.
+    arrivals: Mutex<Arrivals>,
     /// Told of each place that becomes free. Who accepts waits, so one at most for each listener.
     freed: Notify,
 }
-
-#[derive(Debug, Default)]
-struct Queue {
-    /// Who came next.
-    next: u64,
-    /// By number, so the first has been here longest.
-    waiting: BTreeMap<u64, Waiting>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    since: Instant,
-    stage: Arc<Stage>,
-}
-
-/// What became of a newcomer, and whom to tell.
-#[derive(Debug, Default)]
-struct Stage {
-    has_asked: AtomicBool,
-    is_evicted: AtomicBool,
-    waker: AtomicWaker,
-}
-
-/// Time that everybody has for a TLS handshake and a request head, however many others want to come.
-const GRACE: Duration = Duration::from_secs(1);
 
 impl Pending {
     /// Room for `max` clients.
@@ -68,20 +45,23 @@ impl Pending {
     pub fn new(max: usize) -> Self {
         Self(Arc::new(Room {
             max: AtomicUsize::new(max),
-            queue: Mutex::default(),
+            arrivals: Mutex::default(),
             freed: Notify::new(),
         }))
     }
 
-    /// Makes it room for `max`. Those beyond that stay, or make room for others.
+    /// Makes it room for `max`. Those beyond that go; who is within its grace does when the next one
+    /// comes.
     pub fn set_max(&self, max: usize) {
         self.0.max.store(max, Ordering::Relaxed);
+        let _ = self.0.arrivals().make_room(0, max, Instant::now());
     }
 
-    /// Takes a newcomer in, once there is a place or somebody can be made to give one. Cancel safe.
-    pub async fn enter(&self) -> Newcomer {
+    /// Takes a newcomer from the address `source` in, once there is a place or somebody can be made to
+    /// give one; no address where it stands for many clients. Cancel safe.
+    pub async fn enter(&self, source: Option<IpAddr>) -> Newcomer {
         loop {
-            match self.try_enter(Instant::now()) {
+            match self.try_enter(source, Instant::now()) {
                 Ok(newcomer) => return newcomer,
                 // Either is a reason to look again.
                 Err(until) => drop(timeout_at(until, self.0.freed.notified()).await),
@@ -89,26 +69,22 @@ impl Pending {
         }
     }
 
-    /// A place now, or when the one that has been here longest can be made to give its own.
-    fn try_enter(&self, now: Instant) -> Result<Newcomer, Instant> {
-        let mut queue = self.0.queue();
-        if queue.waiting.len() >= self.0.max.load(Ordering::Relaxed)
-            && let Some(oldest) = queue.waiting.first_entry()
-        {
-            let until = oldest.get().since + GRACE;
-            if now < until {
-                return Err(until);
-            }
-            oldest.remove().stage.evict();
-        }
-        let (number, stage) = (queue.next, Arc::<Stage>::default());
-        queue.next += 1;
-        queue.waiting.insert(number, Waiting { since: now, stage: Arc::clone(&stage) });
+    /// A place now, or when somebody can be made to give one.
+    fn try_enter(&self, source: Option<IpAddr>, now: Instant) -> Result<Newcomer, Instant> {
+        let mut arrivals = self.0.arrivals();
+        arrivals.make_room(1, self.0.max.load(Ordering::Relaxed), now)?;
+        let stage = Arc::<Stage>::default();
+        let number = arrivals.add(now, source.map(Network::of), Arc::clone(&stage));
         Ok(Newcomer { room: Arc::clone(&self.0), number, stage })
     }
 }
 
 impl Newcomer {
+    /// A proxy says that this is the client's address.
+    pub fn comes_from(&self, ip: IpAddr) {
+        self.room.arrivals().comes_from(self.number, Network::of(ip));
+    }
+
     /// The request head is here: the client is not pending any more, and stays.
     pub fn asked(&self) {
         self.stage.has_asked.store(true, Ordering::Relaxed);
@@ -139,7 +115,7 @@ impl Newcomer {
     }
 
     fn leave(&self) {
-        if self.room.queue().waiting.remove(&self.number).is_some() {
+        if self.room.arrivals().remove(self.number).is_some() {
             self.room.freed.notify_one();
         }
     }
@@ -152,20 +128,16 @@ impl Drop for Newcomer {
 }
 
 impl Room {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Stage {
-    fn evict(&self) {
-        self.is_evicted.store(true, Ordering::Release);
-        self.waker.wake();
+    fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::arrivals::GRACE;
     use super::*;
     use futures_util::FutureExt;
     use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -177,7 +149,7 @@ mod tests {
         let pending = Pending::new(max);
         let mut newcomers = Vec::new();
         for _ in 0..max {
-            newcomers.push(pending.enter().await);
+            newcomers.push(pending.enter(None).await);
         }
         (pending, newcomers)
     }
@@ -186,24 +158,24 @@ mod tests {
     async fn the_one_that_has_been_at_it_longest_makes_room() {
         let (pending, mut slow) = full(2).await;
         advance(2 * GRACE).await;
-        slow.push(pending.enter().now_or_never().unwrap());
+        slow.push(pending.enter(None).now_or_never().unwrap());
         assert_eq!(slow.iter().map(Newcomer::is_evicted).collect::<Vec<_>>(), [true, false, false]);
-        slow.push(pending.enter().now_or_never().unwrap());
+        slow.push(pending.enter(None).now_or_never().unwrap());
         assert_eq!(
             slow.iter().map(Newcomer::is_evicted).collect::<Vec<_>>(),
             [true, true, false, false]
         );
         drop(slow);
-        assert!(pending.0.queue().waiting.is_empty());
+        assert!(pending.0.arrivals().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn within_the_grace_newcomers_wait_and_nobody_goes() {
         let (pending, young) = full(3).await;
         let started = Instant::now();
-        assert!(timeout(HALF, pending.enter()).await.is_err());
+        assert!(timeout(HALF, pending.enter(None)).await.is_err());
         assert!(!young.iter().any(Newcomer::is_evicted));
-        let _newcomer = pending.enter().await;
+        let _newcomer = pending.enter(None).await;
         assert_eq!(started.elapsed(), GRACE);
         assert!(young[0].is_evicted() && !young[1].is_evicted());
     }
@@ -212,7 +184,7 @@ mod tests {
     async fn who_is_done_gives_its_place_to_one_that_waits() {
         let (pending, mut young) = full(2).await;
         let started = Instant::now();
-        let (first, second, ()) = tokio::join!(pending.enter(), pending.enter(), async {
+        let (first, second, ()) = tokio::join!(pending.enter(None), pending.enter(None), async {
             sleep(HALF / 2).await;
             young[0].asked();
             drop(young.pop());
@@ -221,7 +193,7 @@ mod tests {
         assert!(young[0].has_asked() && !young[0].is_evicted());
         assert!(!first.has_asked() && !second.has_asked());
         advance(2 * GRACE).await;
-        let _third = pending.enter().await;
+        let _third = pending.enter(None).await;
         assert!(!young[0].is_evicted(), "who has asked is not pending");
         assert!(first.is_evicted());
     }
@@ -234,7 +206,7 @@ mod tests {
         for _ in 0..1000 {
             let newcomer = loop {
                 tokio::select! {
-                    newcomer = pending.enter() => break newcomer,
+                    newcomer = pending.enter(None) => break newcomer,
                     Some(done) = storm.next() => assert!(!Newcomer::is_evicted(&done)),
                 }
             };
@@ -252,17 +224,45 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_place_that_nobody_waits_for_any_more_is_not_lost() {
         let (pending, young) = full(1).await;
-        let mut left = Box::pin(pending.enter());
+        let mut left = Box::pin(pending.enter(None));
         assert!(left.as_mut().now_or_never().is_none());
         young[0].asked();
         drop(left);
-        assert!(pending.enter().now_or_never().is_some());
+        assert!(pending.enter(None).now_or_never().is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_task_of_who_must_go_is_woken() {
         let (pending, slow) = full(1).await;
-        let ((), _newcomer) = tokio::join!(slow[0].evicted(), pending.enter());
+        let ((), _newcomer) = tokio::join!(slow[0].evicted(), pending.enter(None));
         assert!(!slow[0].has_asked());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_smaller_room_sends_away_who_is_too_many() {
+        let (pending, slow) = full(3).await;
+        advance(GRACE).await;
+        pending.set_max(1);
+        let evicted = || slow.iter().map(Newcomer::is_evicted).collect::<Vec<_>>();
+        assert_eq!(evicted(), [true, true, false]);
+        let started = Instant::now();
+        let _young = pending.enter(None).await;
+        assert_eq!((evicted(), started.elapsed()), (vec![true; 3], Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_address_pushes_out_nobody_but_itself() {
+        let ip = |last| Some(IpAddr::from([192, 0, 2, last]));
+        let pending = Pending::new(8);
+        let honest = pending.enter(ip(1)).await;
+        let proxied = pending.enter(None).await;
+        proxied.comes_from(IpAddr::from([192, 0, 2, 2]));
+        let mut greedy = Vec::new();
+        for _ in 0..100 {
+            advance(GRACE / 2).await;
+            greedy.push(pending.enter(ip(3)).now_or_never().unwrap());
+        }
+        assert!(!honest.is_evicted() && !proxied.is_evicted());
+        assert_eq!(greedy.iter().filter(|newcomer| newcomer.is_evicted()).count(), 94);
     }
 }

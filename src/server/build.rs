@@ -46,8 +46,8 @@ pub(super) struct Served {
     pub(super) verifier: Option<Verifier>,
 }
 
-/// Clients over `max_connections` that wait for their refusal at the same time.
-const WAITING: usize = 256;
+/// Clients that are told by a close frame why they are refused, at the same time.
+const REFUSED: usize = 256;
 /// Operators' requests at the same time: probes and scrapers are few.
 const OPERATORS: usize = 64;
 /// Of operators who wait for the end of the drain: hooks, and people who look on.
@@ -113,6 +113,7 @@ pub(super) fn edge(config: &Config, core: &Core, rules: Arc<Rules>) -> Edge {
     let doorkeeper = Doorkeeper {
         node: core.id,
         admission: Arc::new(Admission::new(&config.limits, core.memory.clone())),
+        refused: Permits::new(REFUSED),
         table: core.table.clone(),
         farewells: Farewells {
             tasks: core.crews.connections.clone(),
@@ -126,8 +127,6 @@ pub(super) fn edge(config: &Config, core: &Core, rules: Arc<Rules>) -> Edge {
     core.metrics.declare_limits(limits, Limited::ACTIONS);
     Edge {
         doorkeeper,
-        places: Permits::new(config.limits.max_connections),
-        waiting: Permits::new(WAITING),
         rules: ArcSwap::new(rules),
         pending: Pending::new(config.limits.max_pending),
         console: config.listeners.console,

@@ -177,6 +177,147 @@ async fn clients_that_never_shake_hands_make_room_for_one_that_does() {
 }
 
 #[tokio::test]
+async fn one_address_cannot_push_the_others_out_of_the_room() {
+    let node = node("max_pending: 8, head_timeout: 1m");
+    // Slower than anybody else, but its address takes up little.
+    let mut honest = tcp(node.ws(), 3).await;
+    let mut greedy = Vec::new();
+    for _ in 0..20 {
+        greedy.push(tcp(node.ws(), 2).await);
+    }
+    eventually("the greedy ones make room", async || {
+        (results(&node, "evicted").await == 13.0).then_some(())
+    })
+    .await;
+    honest.write_all(HANDSHAKE.as_bytes()).await.unwrap();
+    let mut said = [0; 12];
+    timeout(DEADLINE, honest.read_exact(&mut said)).await.expect("an answer in time").unwrap();
+    assert_eq!(&said, b"HTTP/1.1 101");
+}
+
+#[tokio::test]
+async fn the_streams_of_an_address_are_bounded_before_tls() {
+    let certificates = Certificates::new();
+    certificates.issue("server", "localhost");
+    let limits = "limits: {handshakes_per_ip: {per_second: 1, burst: 1}}\n";
+    let listener = certificates.listener("server", "");
+    let node = Node::with_listeners(&listener, &format!("{limits}{ECHO}}}\n"));
+    eventually("some are dropped", async || {
+        for _ in 0..10 {
+            // Each waits for the server's hello, or for its stream to end.
+            drop(connect_tls(node.wss(), "localhost", certificates.client(None)).await);
+        }
+        (results(&node, "dropped").await > 0.0).then_some(())
+    })
+    .await;
+    let done = node.metric("moorline_tls_handshakes_total", &[]).await;
+    assert!(done >= 4.0, "{done} got as far as TLS");
+    // Another address has its own.
+    let (server, config) = (node.wss(), certificates.client(None));
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let connector = tokio_rustls::TlsConnector::from(config);
+    let tls = connector.connect(name, tcp(server, 3).await).await.unwrap();
+    assert!(Request::new("/ws").over(Box::new(tls)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_request_that_is_no_handshake_counts_for_its_address() {
+    let node = node("handshakes_per_ip: {per_second: 1, burst: 1}");
+    let mut addresses = 10..;
+    for (bytes, status) in [
+        ("GET /nope HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        ("GET /ws HTTP/1.1\r\nHost: x\r\n\r\n", 426),
+        ("POST /ws HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        ("GET /ws HTTP/1.1\r\nHost: x y\r\n\r\n", 400),
+        ("GET /ws HTTP/1.1\r\nX-A : b\r\n\r\n", 400),
+    ] {
+        // Each time from an address that did nothing else; in case the machine takes its time.
+        let refused = eventually("a refusal", async || {
+            let last = addresses.next().unwrap();
+            let mut tcp = tcp(node.ws(), last).await;
+            tcp.write_all(bytes.as_bytes()).await.unwrap();
+            let mut said = String::new();
+            timeout(DEADLINE, tcp.read_to_string(&mut said)).await.expect("an end").unwrap();
+            assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{said}");
+            Some(answer(node.ws(), last).await).filter(|said| !said.starts_with("HTTP/1.1 101"))
+        });
+        assert_refused(&refused.await, 429, "address-rate");
+    }
+}
+
+#[tokio::test]
+async fn limits_by_address_count_what_a_trusted_proxy_says_and_nothing_else() {
+    let listener = "plain: {address: '127.0.0.1:0', \
+        forwarded: {header: x-forwarded-for, trusted: [127.0.0.1]}}";
+    let limits = "limits: {max_connections_per_ip: 1}\n";
+    let node = Node::with_listeners(listener, &format!("{limits}{ECHO}}}\n"));
+    let shake = async |last: u8, forwarded: &str| {
+        let request = Request::new("/ws").header("x-forwarded-for", forwarded);
+        let client = request.over(Box::new(tcp(node.ws(), last).await)).await;
+        client.map_err(|(status, _)| status)
+    };
+    let _forger = shake(2, "203.0.113.1").await.expect("a place of its own");
+    assert_eq!(shake(2, "203.0.113.2").await.err(), Some(429), "a forged one is no other");
+    let _first = shake(1, "203.0.113.1").await.expect("the forger took none of its places");
+    let _second = shake(1, "203.0.113.2").await.expect("another client of the proxy");
+    assert_eq!(shake(1, "203.0.113.1").await.err(), Some(429));
+    assert_eq!(shake(1, "198.51.100.9, 203.0.113.1").await.err(), Some(429));
+    assert_eq!(shake(1, "127.0.0.2").await.err(), Some(429), "where it has its place");
+}
+
+#[tokio::test]
+async fn rates_by_address_count_what_a_trusted_proxy_says_and_nothing_else() {
+    let listener = "plain: {address: '127.0.0.1:0', \
+        forwarded: {header: x-forwarded-for, trusted: [127.0.0.1]}}";
+    let limits = "limits: {handshakes_per_ip: {per_second: 1, burst: 1}}\n";
+    let node = Node::with_listeners(listener, &format!("{limits}{ECHO}}}\n"));
+    // Many at once from the proxy: neither its streams nor its clients are too many.
+    for n in 1..100 {
+        let request = Request::new("/ws").header("x-forwarded-for", format!("203.0.113.{n}"));
+        assert!(request.over(Box::new(tcp(node.ws(), 1).await)).await.is_ok(), "{n}");
+    }
+    let mut forged = 0..;
+    eventually("a forger is dropped", async || {
+        let mut crowd = Vec::new();
+        for _ in 0..10 {
+            let mut tcp = tcp(node.ws(), 2).await;
+            let field = format!("X-Forwarded-For: 203.0.113.{}\r\nHost:", forged.next()? % 250);
+            let _ = tcp.write_all(HANDSHAKE.replace("Host:", &field).as_bytes()).await;
+            crowd.push(tcp);
+        }
+        (results(&node, "dropped").await > 0.0).then_some(())
+    })
+    .await;
+    assert!(results(&node, "address-rate").await > 0.0, "and refused before");
+}
+
+#[tokio::test]
+async fn behind_a_proxy_header_the_streams_of_its_address_are_bounded() {
+    let listener = "plain: {address: '127.0.0.1:0', proxy_protocol: {trusted: [127.0.0.1]}}";
+    let limits = "limits: {handshakes_per_ip: {per_second: 1, burst: 1}}\n";
+    let node = Node::with_listeners(listener, &format!("{limits}{ECHO}}}\n"));
+    let stream = async |ip: &str| {
+        let mut tcp = tcp(node.ws(), 1).await;
+        let header = format!("PROXY TCP4 {ip} 10.0.0.1 51000 443\r\n");
+        tcp.write_all(header.as_bytes()).await.unwrap();
+        tcp
+    };
+    for n in 1..100 {
+        let tcp = stream(&format!("203.0.113.{n}")).await;
+        assert!(Request::new("/ws").over(Box::new(tcp)).await.is_ok(), "{n}");
+    }
+    assert_eq!(results(&node, "dropped").await, 0.0);
+    let mut crowd = Vec::new();
+    eventually("one address is dropped", async || {
+        for _ in 0..10 {
+            crowd.push(stream("198.51.100.1").await);
+        }
+        (results(&node, "dropped").await > 0.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_node_short_of_memory_takes_nobody_in_and_says_so_once() {
     let node = node("memory: {max: 1MiB}");
     for _ in 0..3 {

@@ -1,11 +1,13 @@
 //! Clients that are not let in: none of them is invisible, none gets around a bound, and a backend that
 //! let one in hears when it never came.
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::harness::{
-    Answer, NatsServer, Node, Request, Worker, eventually, exchange, exchange_raw, header,
+    Answer, Client, DEADLINE, NatsServer, Node, Request, Worker, eventually, exchange,
+    exchange_raw, header,
 };
 
 const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\n\
@@ -99,11 +101,12 @@ async fn a_client_that_left_before_its_101_is_ended_at_the_backend() {
 }
 
 #[tokio::test]
-async fn a_refusal_that_is_a_close_takes_a_place_until_it_has_ended() {
+async fn a_refusal_that_is_a_close_keeps_no_place_and_ends_soon() {
     let nats = NatsServer::start().await;
     let node = node(
         &nats,
-        "limits: {max_connections: 1}\nheartbeat: {close_timeout: 1m}\n\
+        "limits: {max_connections: 1, max_connections_per_ip: 1}\n\
+         heartbeat: {close_timeout: 1m}\n\
          routes:\n- {path: /ws, auth: connect, refuse: close}\n",
     )
     .await;
@@ -111,34 +114,126 @@ async fn a_refusal_that_is_a_close_takes_a_place_until_it_has_ended() {
         Answer::payload("no").header("moorline-status", "403")
     })
     .await;
-    // It neither reads its close frame nor ends its stream.
-    let mut mute = TcpStream::connect(node.ws()).await.unwrap();
-    mute.write_all(HANDSHAKE.as_bytes()).await.unwrap();
-    eventually("it is refused", async || node.lines("handshake refused").pop()).await;
-    let mut next = Request::new("/ws").connect(node.ws()).await.expect("a 101");
-    assert_eq!(next.closed().await, Some((1013, "full".to_owned())));
-    drop(mute);
-    eventually("the place is free", async || {
-        let mut next = Request::new("/ws").connect(node.ws()).await.expect("a 101");
-        (next.closed().await == Some((4403, "backend-refused".to_owned()))).then_some(())
-    })
-    .await;
+    // None of them reads its close frame or ends its stream.
+    let mut mute = Vec::new();
+    for n in 1..=3 {
+        let mut tcp = TcpStream::connect(node.ws()).await.unwrap();
+        tcp.write_all(HANDSHAKE.as_bytes()).await.unwrap();
+        node.metric_becomes("moorline_handshakes_total", &["backend-refused"], f64::from(n)).await;
+        mute.push(tcp);
+    }
+    for tcp in &mut mute {
+        let mut all = Vec::new();
+        let ended = timeout(DEADLINE, tcp.read_to_end(&mut all)).await;
+        ended.expect("well before close_timeout").unwrap();
+        assert!(all.starts_with(b"HTTP/1.1 101 ") && all.ends_with(b"backend-refused"));
+    }
 }
 
 #[tokio::test]
-async fn who_finds_no_place_even_to_wait_is_dropped_and_counted() {
+async fn a_node_at_a_limit_refuses_by_status_whatever_the_route_says() {
+    let echo = "routes:\n- {path: /ws, auth: none, backend: {echo: true}, refuse: close}\n";
+    for (limits, word) in [
+        ("max_connections: 1", "full"),
+        ("handshakes: {per_second: 1, burst: 1}", "handshake-rate"),
+        ("memory: {max: 1MiB}", "memory"),
+    ] {
+        let node = Node::start(&format!("limits: {{{limits}}}\n{echo}"));
+        let mut open = Vec::new();
+        let refused = eventually("a refusal", async || {
+            match Request::new("/ws").connect(node.ws()).await {
+                Ok(client) => open.push(client),
+                Err(refused) => return Some(refused),
+            }
+            None
+        });
+        let (status, body) = refused.await;
+        assert!(status == 503 && body.contains(word), "{status} {body}");
+        for client in &mut open {
+            assert_eq!(client.ask("let in").await, "let in");
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_so_many_are_refused_by_a_close_at_the_same_time() {
     let node = Node::start(
-        "limits: {max_connections: 1}\nroutes:\n- {path: /ws, auth: none, backend: {echo: true}}\n",
+        "limits: {handshakes_per_ip: {per_second: 0}, handshakes: {per_second: 0}}\n\
+         routes:\n- path: /ws\n  auth: none\n  backend: {echo: true}\n  refuse: close\n  \
+         origins: ['https://good.com']\n",
+    );
+    let forbidden = HANDSHAKE.replace("Host:", "Origin: https://evil.com\r\nHost:");
+    eventually("a refusal by status", async || {
+        let mut crowd = Vec::new();
+        for _ in 0..400 {
+            crowd.push(TcpStream::connect(node.ws()).await.unwrap());
+        }
+        for tcp in &mut crowd {
+            tcp.write_all(forbidden.as_bytes()).await.unwrap();
+        }
+        let mut by_status = 0;
+        for tcp in &mut crowd {
+            let mut answer = [0; 12];
+            timeout(DEADLINE, tcp.read_exact(&mut answer)).await.expect("an answer").unwrap();
+            match &answer {
+                b"HTTP/1.1 403" => by_status += 1,
+                answer => assert_eq!(answer, b"HTTP/1.1 101"),
+            }
+        }
+        (by_status > 0 && by_status < 400).then_some(())
+    })
+    .await;
+    let good = Request::new("/ws").header("origin", "https://good.com");
+    assert!(good.connect(node.ws()).await.is_ok(), "they keep no place");
+}
+
+#[tokio::test]
+async fn slow_clients_take_no_place_from_one_that_asks() {
+    let node = Node::start(
+        "limits: {max_connections: 1, head_timeout: 1m}\n\
+         routes:\n- {path: /ws, auth: none, backend: {echo: true}}\n",
     );
     let mut crowd = Vec::new();
     for _ in 0..300 {
         crowd.push(TcpStream::connect(node.ws()).await.unwrap());
     }
-    eventually("the rest is dropped", async || {
-        (results(&node, "dropped").await == 43.0).then_some(())
-    })
-    .await;
-    assert_eq!(exchange_raw(node.ws(), b"").await, "");
+    let mut honest = Client::connect(node.ws()).await;
+    assert_eq!(honest.ask("hello").await, "hello");
+    assert_eq!(results(&node, "dropped").await, 0.0);
+    // None of the crowd had to go either.
+    let first = crowd.first_mut().unwrap();
+    first.write_all(HANDSHAKE.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    timeout(DEADLINE, first.read_exact(&mut answer)).await.expect("an answer").unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 503");
+    assert_eq!(results(&node, "full").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_question_to_the_backend_keeps_the_place_of_its_address() {
+    let nats = NatsServer::start().await;
+    let limits = "limits: {max_connections_per_ip: 1}\n";
+    let node = node(&nats, &format!("{limits}routes:\n- {{path: /ws, auth: connect}}\n")).await;
+    let worker = Worker::start(&nats, "moorline.default.in.connect", |_| Answer::never()).await;
+    let mut tcp = TcpStream::connect(node.ws()).await.unwrap();
+    tcp.write_all(HANDSHAKE.as_bytes()).await.unwrap();
+    eventually("the worker is asked", async || (worker.texts().len() == 1).then_some(())).await;
+    drop(tcp);
+    node.metric_becomes("moorline_handshakes_total", &["vanished"], 1.0).await;
+    let (status, body) = Request::new("/ws").connect(node.ws()).await.err().expect("a refusal");
+    assert!(status == 429 && body.contains("address-full"), "{status} {body}");
+    assert_eq!(worker.texts().len(), 1, "who leaves early asks no more than who stays");
+}
+
+#[tokio::test]
+async fn the_console_page_is_the_last_of_its_stream() {
+    let echo = "routes:\n- {path: /ws, auth: none, backend: {echo: true}}\n";
+    let listeners = "plain: {address: '127.0.0.1:0'}\nconsole: true";
+    let node = Node::with_listeners(listeners, echo);
+    let page = exchange_raw(node.ws(), b"GET /_moorline/ HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let (head, body) = page.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 ") && body.contains("</html>"), "{page}");
+    assert!(head.lines().any(|line| line == "connection: close"), "{head}");
 }
 
 #[tokio::test]

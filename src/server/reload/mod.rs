@@ -133,7 +133,6 @@ impl Node {
         let changed = difference::sections(&self.config, &config).join(", ");
         let limits = config.limits;
         self.edge.rules.store(Arc::clone(&served.rules));
-        self.edge.places.set_max(limits.max_connections);
         self.edge.pending.set_max(limits.max_pending);
         self.edge.doorkeeper.admission.set_limits(&limits);
         self.edge.doorkeeper.farewells.places.set_max(limits.max_connections);
