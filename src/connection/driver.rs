@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::inbound::Inbound;
 use super::machine::{Dispatch, Dispatched, Effects, Input, Machine};
 use super::outbound::Outbound;
+use super::progress::Written;
 use super::requests::{Request, Requests};
 use super::socket::{Broken, Socket};
 use super::stats::Stats;
@@ -75,6 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         trace: Trace,
         mailbox: Mailbox,
         meters: Meters,
+        written: Written,
         write_timeout: Duration,
     ) -> Self {
         let now = Instant::now();
@@ -88,7 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             trace,
             mailbox,
             inbound: Inbound::new(meters.inbound, meters.frames),
-            outbound: Outbound::new(meters.outbound, write_timeout),
+            outbound: Outbound::new(meters.outbound, written, write_timeout),
             effects: Effects::new(),
             timer: Box::pin(sleep_until(now)),
             now,
@@ -150,7 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 later => self.timer.as_mut().reset(later.unwrap_or(self.now + FAR)),
             }
         }
-        if self.outbound.is_stalled(self.socket.written(), self.now) {
+        if self.outbound.is_stalled(self.now) {
             self.input(Input::WriteStalled);
             return Poll::Ready(Some(Exit::Abort));
         }

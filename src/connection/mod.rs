@@ -14,6 +14,7 @@ mod heartbeat;
 mod utf8;
 mod frames;
 mod wire;
+mod progress;
 mod socket;
 mod requests;
 mod stats;
@@ -45,6 +46,7 @@ use socket::Socket;
 
 pub use farewell::Farewells;
 pub use never::{Promise, Unopened};
+pub use progress::{Counted, Written};
 
 /// A client that the handshake let in.
 #[derive(Debug)]
@@ -65,6 +67,8 @@ pub struct Accepted {
     pub heartbeat: Heartbeat,
     /// Bytes of read buffer: 1 KiB above TLS, which has a buffer of its own, else 2 KiB.
     pub read_buffer: usize,
+    /// The bytes that were written to its TCP stream.
+    pub written: Written,
     /// The limits that it meets.
     pub meters: Meters,
     /// The line to the connection.
@@ -88,7 +92,7 @@ where
 {
     let Accepted { peer, relay, trace, heartbeat, meters, mailbox, registered, seat, .. } =
         accepted;
-    let farewells = accepted.farewells;
+    let (farewells, written) = (accepted.farewells, accepted.written);
     relay.metrics().opened();
     let machine = Machine::new(
         Arc::clone(&peer.route),
@@ -101,7 +105,7 @@ where
     let socket = Socket::new(io, peer.route.max_message.bytes(), accepted.read_buffer);
     let (close_timeout, write_timeout) = (heartbeat.close_timeout, heartbeat.write_timeout.get());
     let mut driver =
-        Driver::new(socket, machine, peer, relay, trace, mailbox, meters, write_timeout);
+        Driver::new(socket, machine, peer, relay, trace, mailbox, meters, written, write_timeout);
     async move {
         let exit = (&mut driver).await;
         let last = Box::pin(ending::leave(driver, exit, close_timeout.get())).await;

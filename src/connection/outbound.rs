@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::driver::{Driver, Exit};
 use super::heartbeat::STARVED;
 use super::machine::{Effect, Input};
+use super::progress::Written;
 use super::socket::Broken;
 use crate::close::{Cause, Close};
 use crate::hub::NotTaken;
@@ -24,14 +25,15 @@ pub(super) struct Outbound {
     paced: Option<Instant>,
     /// Since when a write waits: when it counts as stalled, and the bytes written until then.
     stall: Option<(Instant, u64)>,
+    written: Written,
     write_timeout: Duration,
     /// What the gauge was told of the outbox.
     reported: usize,
 }
 
 impl Outbound {
-    pub(super) fn new(meter: Meter, write_timeout: Duration) -> Self {
-        Self { meter, paced: None, stall: None, write_timeout, reported: 0 }
+    pub(super) fn new(meter: Meter, written: Written, write_timeout: Duration) -> Self {
+        Self { meter, paced: None, stall: None, written, write_timeout, reported: 0 }
     }
 
     /// When the way is next worth a look.
@@ -39,11 +41,11 @@ impl Outbound {
         self.paced.or(self.stall.map(|(due, _)| due))
     }
 
-    /// Whether a write has waited too long, after `written` bytes. Any progress gives it new time, and
-    /// so does a look that comes late: then the node itself got no time to write.
-    pub(super) fn is_stalled(&mut self, written: u64, now: Instant) -> bool {
+    /// Whether a write has waited too long. Any progress gives it new time, and so does a look that
+    /// comes late: then the node itself got no time to write.
+    pub(super) fn is_stalled(&mut self, now: Instant) -> bool {
         let Some((due, before)) = self.stall.take_if(|(due, _)| *due <= now) else { return false };
-        written == before && now - due < STARVED
+        self.written.bytes() == before && now - due < STARVED
     }
 }
 
@@ -56,7 +58,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.outbound.stall = None;
         } else {
             let due = self.now + self.outbound.write_timeout;
-            self.outbound.stall.get_or_insert((due, self.socket.written()));
+            self.outbound.stall.get_or_insert((due, self.outbound.written.bytes()));
         }
         let may_read = is_all_out || (is_paced && self.mailbox.is_low());
         self.machine.set_blocked(!may_read, self.now);

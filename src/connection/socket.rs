@@ -114,11 +114,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.ws.as_ref().is_some_and(|ws| !ws.get_ref().is_between_messages())
     }
 
-    /// Bytes written so far; a difference is progress.
-    pub(super) fn written(&self) -> u64 {
-        self.ws.as_ref().map_or(0, |ws| ws.get_ref().written())
-    }
-
     /// Ready when the next [`send`](Self::send) would not pile up behind a blocked write.
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match &mut self.ws {

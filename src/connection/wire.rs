@@ -1,5 +1,5 @@
 //! The byte stream below the WebSocket library: every byte that comes in passes [`Frames`] first, and
-//! the driver can ask whether bytes came or went at all.
+//! the driver can ask whether bytes came at all.
 
 use std::io;
 use std::pin::Pin;
@@ -18,13 +18,11 @@ pub(super) struct Wire<S> {
     violation: Option<Violation>,
     /// Whether bytes came in since the driver last asked.
     heard: bool,
-    /// Bytes written, wrapping; says whether a write makes progress.
-    written: u64,
 }
 
 impl<S> Wire<S> {
     pub(super) fn new(io: S, max_message: usize) -> Self {
-        Self { io, frames: Frames::new(max_message), violation: None, heard: false, written: 0 }
+        Self { io, frames: Frames::new(max_message), violation: None, heard: false }
     }
 
     pub(super) fn violation(&self) -> Option<Violation> {
@@ -34,10 +32,6 @@ impl<S> Wire<S> {
     /// Whether bytes came in since the last call.
     pub(super) fn take_heard(&mut self) -> bool {
         std::mem::take(&mut self.heard)
-    }
-
-    pub(super) fn written(&self) -> u64 {
-        self.written
     }
 
     /// Frames beside the one that each message needs, since the last call.
@@ -88,9 +82,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let n = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
-        self.written = self.written.wrapping_add(n as u64);
-        Poll::Ready(Ok(n))
+        Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -32,6 +32,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::config::ProxyProtocol;
+use crate::connection::Counted;
 use crate::handshake::{BadHead, Caller, Doorkeeper};
 use crate::limits::{Newcomer, Pending};
 use crate::metrics::Metrics;
@@ -133,10 +134,11 @@ impl Edge {
                 newcomer.comes_from(ip);
             }
         }
+        let (tcp, written) = Counted::new(tcp);
         match (transport, &rules.acceptor) {
             (Transport::Plain, _) => {
                 let read_buffer = READ_BUFFER_PLAIN;
-                let caller = Caller { remote, certificate: None, read_buffer };
+                let caller = Caller { remote, certificate: None, read_buffer, written };
                 Box::pin(self.http(tcp, caller, &rules, proxies, newcomer)).await;
             }
             // The listener came with its certificates, and a reload takes neither away.
@@ -158,7 +160,7 @@ impl Edge {
                         self.metrics.tls_handshake("ok");
                         let certificate = crate::tls::peer_certificate(&tls);
                         let read_buffer = READ_BUFFER_TLS;
-                        let caller = Caller { remote, certificate, read_buffer };
+                        let caller = Caller { remote, certificate, read_buffer, written };
                         Box::pin(self.http(tls, caller, &rules, proxies, newcomer)).await;
                     }
                     Err(error) => {

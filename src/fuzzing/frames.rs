@@ -9,11 +9,11 @@ use tokio::io::duplex;
 use super::METRICS;
 use super::stream::{Frame, Manner, PING, PIPE, PONG, manner, runtime, server_frames, talk};
 use crate::config::{AuthMode, Backend, EventKind, Heartbeat, Plan, Route, Size};
-use crate::connection::{Accepted, Farewells, run};
+use crate::connection::{Accepted, Farewells, Written, run};
 use crate::event::{Peer, Trace};
 use crate::hub::Table;
 use crate::id::{ConnectionId, NodeId};
-use crate::limits::{Addresses, Meters, Permits, Seat};
+use crate::limits::{Addresses, Meters, Permits, PlanRules, Seat};
 use crate::relay::{Hold, Relay};
 use crate::task::Tasks;
 
@@ -71,7 +71,8 @@ fn accepted(table: &Table, places: &Permits) -> Accepted {
         expires: None,
         heartbeat: Heartbeat::default(),
         read_buffer: 1024,
-        meters: Meters::new(&Plan::default(), route.max_message.bytes(), None),
+        written: Written::default(),
+        meters: Meters::new(&Arc::new(PlanRules::new(&Plan::default(), 0)), None),
         mailbox,
         registered,
         seat: Seat {

@@ -11,7 +11,7 @@ use super::METRICS;
 use super::stream::{Manner, PIPE, manner, runtime, server_frames, talk};
 use super::token::{VERIFIER, sources};
 use crate::config::{AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size};
-use crate::connection::Farewells;
+use crate::connection::{Farewells, Written};
 use crate::edge::{Edge, Proxies, Rules};
 use crate::handshake::{Caller, Door, Doorkeeper, Gate, Plans, Routes};
 use crate::hub::Table;
@@ -117,6 +117,7 @@ fn edge() -> (Edge, Caller) {
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         certificate: None,
         read_buffer: 1024,
+        written: Written::default(),
     };
     let gate = |route: &Route| match route.auth {
         AuthMode::None => Gate::Open,
@@ -124,14 +125,13 @@ fn edge() -> (Edge, Caller) {
         AuthMode::Certificate => Gate::Certificate,
         AuthMode::Jwt => Gate::Jwt { verifier: VERIFIER.clone(), sources: sources() },
     };
-    let plans = Arc::new(Plans::new(&BTreeMap::new()));
     let doors = ROUTES.iter().map(|(route, relay)| {
         let door = Door::new(
             Arc::clone(route),
             relay.clone(),
             gate(route),
             Heartbeat::default(),
-            Arc::clone(&plans),
+            Plans::new(&BTreeMap::new(), route),
         );
         (route.path.clone(), door)
     });

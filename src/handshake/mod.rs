@@ -16,15 +16,16 @@ mod upgrade;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderName, Request, Response};
 use http_body_util::Full;
+use tokio::time::sleep;
 
 use crate::auth::Verifier;
 use crate::config::{Heartbeat, JwtSources, Route};
-use crate::connection::Farewells;
+use crate::connection::{Farewells, Written};
 use crate::event::{Certificate, Peer, Trace};
 use crate::hub::Table;
 use crate::id::{ConnectionId, NodeId};
@@ -43,6 +44,9 @@ pub use routes::Routes;
 
 /// The 101 and refusals name the connection, so that a user's report leads to the log line.
 const CONNECTION_ID: HeaderName = HeaderName::from_static("moorline-connection-id");
+
+/// How often addresses and users are forgotten that may do anything again.
+const TIDY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Who answers opening handshakes. One for the node.
 #[derive(Debug)]
@@ -72,7 +76,7 @@ pub struct Door {
     gate: Gate,
     origins: Origins,
     heartbeat: Heartbeat,
-    plans: Arc<Plans>,
+    plans: Plans,
 }
 
 /// How a client shows who it is.
@@ -102,6 +106,8 @@ pub struct Caller {
     pub certificate: Option<Certificate>,
     /// Bytes of read buffer that its connection should have.
     pub read_buffer: usize,
+    /// The bytes that were written to its TCP stream.
+    pub written: Written,
 }
 
 impl Door {
@@ -112,7 +118,7 @@ impl Door {
         relay: Relay,
         gate: Gate,
         heartbeat: Heartbeat,
-        plans: Arc<Plans>,
+        plans: Plans,
     ) -> Self {
         let forwards =
             |header| route.forward_headers.iter().any(|name| name.eq_ignore_ascii_case(header));
@@ -176,6 +182,15 @@ impl Doorkeeper {
         counted.is_ok()
     }
 
+    /// Keeps the tables of addresses and users small, for ever. Cancel safe.
+    pub async fn tidy(&self) {
+        loop {
+            sleep(TIDY_INTERVAL).await;
+            self.admission.tidy();
+            self.users.tidy();
+        }
+    }
+
     /// Makes the counters of all results, because a rate over a series that begins with its first
     /// event misses that event.
     pub fn declare_results(&self) {
@@ -222,8 +237,7 @@ impl Doorkeeper {
             since: SystemTime::now(),
         });
         attempt.accepted();
-        let buffer = attempt.caller.read_buffer;
-        Ok(self.upgrade(request, door, &opening, admitted, peer, buffer))
+        Ok(self.upgrade(request, door, &opening, admitted, peer, &attempt.caller))
     }
 
     /// Everything that a well-formed handshake may still be refused for.

@@ -5,44 +5,58 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::config::{DEFAULT_PLAN, Plan};
+use crate::config::{DEFAULT_PLAN, Plan, Route};
 use crate::event::Peer;
-use crate::limits::{Meters, Users};
+use crate::limits::{Meters, PlanRules, Users};
 use crate::nats::LogLimit;
 
-/// The plans of the config, by name.
+/// The plans of the config, for the clients of one route.
 #[derive(Debug)]
 pub struct Plans {
-    plans: BTreeMap<String, Plan>,
+    of_route: Named,
+    /// By the name that a token may carry.
+    all: BTreeMap<String, Named>,
     /// Tokens may be meant for another service, too, and its plans are not ours.
     unknown: LogLimit,
+}
+
+#[derive(Debug, Clone)]
+struct Named {
+    name: String,
+    plan: Plan,
+    rules: Arc<PlanRules>,
 }
 
 impl Plans {
     /// The plans as written, and the default one if it is not.
     #[must_use]
-    pub fn new(written: &BTreeMap<String, Plan>) -> Self {
-        let mut plans = written.clone();
-        plans.entry(DEFAULT_PLAN.to_owned()).or_default();
-        Self { plans, unknown: LogLimit::new() }
+    pub fn new(written: &BTreeMap<String, Plan>, route: &Route) -> Self {
+        let named = |name: &str, plan: Plan| Named {
+            name: name.to_owned(),
+            plan,
+            rules: Arc::new(PlanRules::new(&plan, route.max_message.bytes())),
+        };
+        let mut all: BTreeMap<_, _> =
+            written.iter().map(|(name, plan)| (name.clone(), named(name, *plan))).collect();
+        let default = || named(DEFAULT_PLAN, Plan::default());
+        all.entry(DEFAULT_PLAN.to_owned()).or_insert_with(default);
+        let of_route = all.get(&route.plan).cloned().unwrap_or_else(default);
+        Self { of_route, all, unknown: LogLimit::new() }
     }
 
     /// The limits of a new connection. A plan that nobody wrote is the operator's mistake, not the
     /// client's: it is logged, and the route's plan holds.
-    pub(super) fn meters(&self, peer: &Arc<Peer>, claimed: Option<&str>, users: &Users) -> Meters {
-        let claimed_plan = claimed.and_then(|name| self.plans.get_key_value(name));
-        if let (Some(claimed), None) = (claimed, claimed_plan)
+    pub(super) fn meters(&self, peer: &Peer, claimed: Option<&str>, users: &Users) -> Meters {
+        let found = claimed.and_then(|name| self.all.get(name));
+        if let (Some(claimed), None) = (claimed, found)
             && let Some(left_out) = self.unknown.admit(Instant::now())
         {
             let id = peer.id;
             tracing::warn!(connection = %id, claimed, left_out, "the token names an unknown plan");
         }
-        let found = claimed_plan.or_else(|| self.plans.get_key_value(&peer.route.plan));
-        let built_in = Plan::default();
-        let (name, plan) = found.map_or((DEFAULT_PLAN, &built_in), |(name, plan)| (name, plan));
+        let Named { name, plan, rules } = found.unwrap_or(&self.of_route);
         let (route, user) = (&peer.route, peer.user.as_ref());
-        let max_message = route.max_message.bytes();
-        let shared = users.join(&route.hub, user, name, plan, max_message);
-        Meters::new(plan, max_message, shared.as_ref())
+        let shared = users.join(&route.hub, user, name, plan, route.max_message.bytes());
+        Meters::new(rules, shared.as_ref())
     }
 }

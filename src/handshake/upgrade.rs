@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::identity::{self, Admitted};
 use super::refusal::Refusal;
 use super::request::Opening;
-use super::{CONNECTION_ID, Door, Doorkeeper};
+use super::{CONNECTION_ID, Caller, Door, Doorkeeper};
 use crate::close::{Cause, Close};
 use crate::config::RefuseMode;
 use crate::connection::{self, Accepted, Promise, Unopened};
@@ -33,7 +33,7 @@ impl Doorkeeper {
         opening: &Opening,
         admitted: Admitted,
         peer: Arc<Peer>,
-        read_buffer: usize,
+        caller: &Caller,
     ) -> Response<Full<Bytes>> {
         let mut response = switching(opening, admitted.subprotocol.as_deref(), peer.id);
         for (name, value) in admitted.headers {
@@ -74,7 +74,8 @@ impl Doorkeeper {
             state: admitted.state,
             expires: admitted.expires.map(instant_of),
             heartbeat: door.heartbeat,
-            read_buffer,
+            read_buffer: caller.read_buffer,
+            written: caller.written.clone(),
             meters,
             mailbox,
             registered,

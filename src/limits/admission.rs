@@ -3,10 +3,8 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::time::sleep;
 
 use super::Seat;
 use super::addresses::Addresses;
@@ -40,9 +38,6 @@ pub enum Denied {
     /// Too many connections of the client's address.
     AddressFull,
 }
-
-/// How often addresses are forgotten whose bucket is full again.
-const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Admission {
     /// The bounds that `limits` set; `memory` says whether the node is short of it.
@@ -101,11 +96,8 @@ impl Admission {
         self.places.taken()
     }
 
-    /// Keeps the tables small, for ever. Cancel safe.
-    pub async fn tidy(&self) {
-        loop {
-            sleep(FORGET_INTERVAL).await;
-            self.handshakes.load().forget();
-        }
+    /// Forgets the addresses that may do anything again.
+    pub fn tidy(&self) {
+        self.handshakes.load().forget();
     }
 }

@@ -6,13 +6,18 @@
 //! whatever the size of messages is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::bucket::Bucket;
 use super::limit::{Limit, Limited};
-use super::users::UserBuckets;
+use super::rule::{Fill, Rule, SharedFill};
+use super::users::UserLimits;
 use crate::config::{LimitAction, Plan, Rates};
+
+/// The limits of a plan on a route, for all connections that meet them, each for itself.
+#[derive(Debug)]
+pub struct PlanRules([Pair; 3]);
 
 /// The limits of one connection.
 #[derive(Debug)]
@@ -28,20 +33,42 @@ pub struct Meters {
 /// Limits that things pass one at a time.
 #[derive(Debug)]
 pub struct Meter {
-    own: Box<[Bucket]>,
-    shared: Option<(Arc<UserBuckets>, Direction)>,
-    /// The bucket that the thing at hand has come to, and what it has paid there.
-    place: usize,
+    rules: Arc<PlanRules>,
+    own: [Fill; 2],
+    user: Option<Arc<UserLimits>>,
+    way: Way,
+    turn: Turn,
+}
+
+/// How far the thing at hand has come.
+#[derive(Debug, Default)]
+struct Turn {
+    /// The limit it stands at: the connection's own come first, then those of its user.
+    place: u8,
+    /// Whether it is counted already that it waits there.
+    is_counted: bool,
+    /// What it has paid there.
     paid: u32,
-    /// What it has booked there; it has been counted then that it waits.
+    /// What it has booked there.
     booked: u32,
 }
 
-/// Which way messages go.
+/// The bucket at a place.
+#[derive(Debug, Clone, Copy)]
+enum Bucket<'a> {
+    Own(&'a Fill),
+    Shared(&'a SharedFill),
+}
+
+/// The limits of one way: of messages or frames, then of bytes.
+pub(super) type Pair = [Option<Rule>; 2];
+
+/// What passes a meter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
+pub(super) enum Way {
     Inbound,
     Outbound,
+    Frames,
 }
 
 /// What is to be done with the thing at hand.
@@ -57,39 +84,55 @@ pub enum Verdict {
     Close,
 }
 
-impl Meters {
-    /// The limits of a connection under `plan` whose messages have at most `max_message` bytes, and
-    /// those of its user's connections if they share any.
+impl PlanRules {
+    /// The limits under `plan` where messages from the client have at most `max_message` bytes: a
+    /// bucket of bytes holds at least one.
     #[must_use]
-    pub fn new(plan: &Plan, max_message: usize, user: Option<&Arc<UserBuckets>>) -> Self {
-        let (inbound, outbound) = (&plan.connection.inbound, &plan.connection.outbound);
+    pub fn new(plan: &Plan, max_message: usize) -> Self {
+        let inbound = &plan.connection.inbound;
         let messages = Rates { messages: inbound.messages, bytes: inbound.bytes };
-        let frames = Bucket::of_count(&inbound.frames, Limit::ConnectionFramesInbound);
-        let shared = |direction| user.map(|user| (Arc::clone(user), direction));
+        let frames = Rule::of_count(&inbound.frames, Limit::ConnectionFramesInbound);
         let of_connection = [Limit::ConnectionMessagesInbound, Limit::ConnectionBytesInbound];
         let to_connection = [Limit::ConnectionMessagesOutbound, Limit::ConnectionBytesOutbound];
-        Self {
-            inbound: Meter::new(
-                pair(&messages, max_message, of_connection),
-                shared(Direction::Inbound),
-            ),
-            outbound: Meter::new(pair(outbound, 0, to_connection), shared(Direction::Outbound)),
-            frames: Meter::new(frames.into_iter().collect(), None),
+        Self([
+            pair(&messages, max_message, of_connection),
+            pair(&plan.connection.outbound, 0, to_connection),
+            [frames, None],
+        ])
+    }
+
+    fn of(&self, way: Way) -> &Pair {
+        let Self([inbound, outbound, frames]) = self;
+        match way {
+            Way::Inbound => inbound,
+            Way::Outbound => outbound,
+            Way::Frames => frames,
         }
     }
 }
 
-/// The buckets of messages and bytes in one direction. `least` is what that of bytes holds at least.
-pub(super) fn pair(rates: &Rates, least: usize, [messages, bytes]: [Limit; 2]) -> Box<[Bucket]> {
-    let messages = Bucket::of_count(&rates.messages, messages);
-    messages.into_iter().chain(Bucket::of_bytes(&rates.bytes, least, bytes)).collect()
+impl Meters {
+    /// The limits of a connection, and those that its user's connections share.
+    #[must_use]
+    pub fn new(rules: &Arc<PlanRules>, user: Option<&Arc<UserLimits>>) -> Self {
+        let meter = |way| Meter {
+            rules: Arc::clone(rules),
+            own: [Fill::default(), Fill::default()],
+            user: user.cloned(),
+            way,
+            turn: Turn::default(),
+        };
+        let (inbound, outbound) = (meter(Way::Inbound), meter(Way::Outbound));
+        Self { inbound, outbound, frames: meter(Way::Frames) }
+    }
+}
+
+/// The limits of messages and bytes in one direction. A bucket of bytes holds `least` at least.
+pub(super) fn pair(rates: &Rates, least: usize, [messages, bytes]: [Limit; 2]) -> Pair {
+    [Rule::of_count(&rates.messages, messages), Rule::of_bytes(&rates.bytes, least, bytes)]
 }
 
 impl Meter {
-    fn new(own: Box<[Bucket]>, shared: Option<(Arc<UserBuckets>, Direction)>) -> Self {
-        Self { own, shared, place: 0, paid: 0, booked: 0 }
-    }
-
     /// Asks for a message of `bytes`. The same message comes again after a wait. What happens above a
     /// limit is told to `count`, once for each message and limit.
     pub fn message(&mut self, bytes: usize, count: impl FnMut(Limited)) -> Verdict {
@@ -103,68 +146,105 @@ impl Meter {
     }
 
     fn ask(&mut self, bytes: u32, number: u32, mut count: impl FnMut(Limited)) -> Verdict {
-        while let Some(bucket) = bucket(&self.own, self.shared.as_ref(), self.place) {
-            let due = if bucket.counts_bytes { bytes } else { number };
-            let action = bucket.action;
-            if bucket.dry_run {
-                if !bucket.take_all(due) {
-                    count(Limited::dry_run(bucket.limit));
-                }
-            } else if action == LimitAction::Throttle {
-                let left = due.saturating_sub(self.paid);
-                let was_waiting = self.booked > 0;
-                match bucket.take_part(left, &mut self.booked) {
-                    Ok(part) if part < left => {
-                        self.paid += part;
-                        continue;
-                    }
-                    Ok(_) => {}
-                    Err(wait) => {
-                        if !was_waiting && self.paid == 0 {
-                            count(Limited::new(bucket.limit, action));
-                        }
-                        return Verdict::Wait(Instant::now() + wait);
+        let Self { rules, own, user, way, turn } = self;
+        for (rule, bucket) in places(rules, own, user.as_deref(), *way).skip(turn.place.into()) {
+            if let Some(rule) = rule {
+                let due = if rule.counts_bytes { bytes } else { number };
+                match turn.pass(rule, bucket, due, &mut count) {
+                    Verdict::Pass => {}
+                    wait @ Verdict::Wait(_) => return wait,
+                    end => {
+                        *turn = Turn::default();
+                        return end;
                     }
                 }
-            } else if !bucket.take_all(due) {
-                count(Limited::new(bucket.limit, action));
-                self.next_thing();
-                return if action == LimitAction::Drop { Verdict::Drop } else { Verdict::Close };
             }
-            (self.place, self.paid) = (self.place + 1, 0);
+            *turn = Turn { place: turn.place + 1, ..Turn::default() };
         }
-        self.next_thing();
+        *turn = Turn::default();
         Verdict::Pass
     }
+}
 
-    /// The thing at hand is gone, whether it passed or not.
-    fn next_thing(&mut self) {
-        if self.booked > 0
-            && let Some(bucket) = bucket(&self.own, self.shared.as_ref(), self.place)
-        {
-            bucket.unbook(self.booked, &mut self.booked);
+/// The limits that things pass on this way, and the buckets they find there.
+fn places<'a>(
+    rules: &'a PlanRules,
+    own: &'a [Fill; 2],
+    user: Option<&'a UserLimits>,
+    way: Way,
+) -> impl Iterator<Item = (Option<&'a Rule>, Bucket<'a>)> {
+    let own = rules.of(way).iter().zip(own.iter().map(Bucket::Own));
+    let shared = user.and_then(|user| user.of(way)).into_iter();
+    let shared =
+        shared.flat_map(|(rules, fills)| rules.iter().zip(fills.iter().map(Bucket::Shared)));
+    own.chain(shared).map(|(rule, bucket)| (rule.as_ref(), bucket))
+}
+
+impl Turn {
+    /// Asks for what is due at one limit.
+    fn pass(
+        &mut self,
+        rule: &Rule,
+        bucket: Bucket<'_>,
+        due: u32,
+        count: &mut impl FnMut(Limited),
+    ) -> Verdict {
+        if rule.dry_run {
+            if !rule.take_all(bucket.fill(), due) {
+                count(Limited::dry_run(rule.limit));
+            }
+            return Verdict::Pass;
         }
-        (self.place, self.paid, self.booked) = (0, 0, 0);
+        let mut limited = || count(Limited::new(rule.limit, rule.action));
+        if rule.action == LimitAction::Throttle {
+            return match self.pay(rule, bucket, due) {
+                Ok(()) => Verdict::Pass,
+                Err(wait) => {
+                    if !std::mem::replace(&mut self.is_counted, true) {
+                        limited();
+                    }
+                    Verdict::Wait(Instant::now() + wait)
+                }
+            };
+        }
+        if rule.take_all(bucket.fill(), due) {
+            return Verdict::Pass;
+        }
+        limited();
+        if rule.action == LimitAction::Drop { Verdict::Drop } else { Verdict::Close }
+    }
+
+    /// Pays what is due, in instalments of a bucket.
+    fn pay(&mut self, rule: &Rule, bucket: Bucket<'_>, due: u32) -> Result<(), Duration> {
+        while self.paid < due {
+            let left = due - self.paid;
+            self.paid += match bucket {
+                Bucket::Own(fill) => rule.take_part(fill, left)?,
+                Bucket::Shared(shared) => rule.take_turn(shared, left, &mut self.booked)?,
+            };
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Bucket<'a> {
+    fn fill(self) -> &'a Fill {
+        match self {
+            Self::Own(fill) => fill,
+            Self::Shared(shared) => &shared.fill,
+        }
     }
 }
 
 impl Drop for Meter {
     /// Whoever waits behind does not wait for a connection that is gone.
     fn drop(&mut self) {
-        self.next_thing();
+        let Self { rules, own, user, way, turn } = self;
+        let place = places(rules, own, user.as_deref(), *way).nth(turn.place.into());
+        if let Some((_, Bucket::Shared(shared))) = place {
+            shared.unbook(turn.booked, &mut turn.booked);
+        }
     }
-}
-
-/// The bucket at `place`: first the connection's own, then those of its user.
-fn bucket<'a>(
-    own: &'a [Bucket],
-    shared: Option<&'a (Arc<UserBuckets>, Direction)>,
-    place: usize,
-) -> Option<&'a Bucket> {
-    own.get(place).or_else(|| {
-        let (user, direction) = shared?;
-        user.buckets(*direction).get(place.checked_sub(own.len())?)
-    })
 }
 
 #[cfg(test)]
@@ -180,6 +260,10 @@ mod tests {
 
     fn rate<N: Copy>(per_second: N, burst: N, action: LimitAction) -> Rate<N> {
         Rate { per_second, burst: Some(burst), action, dry_run: false }
+    }
+
+    fn rules(plan: &Plan) -> Arc<PlanRules> {
+        Arc::new(PlanRules::new(plan, 0))
     }
 
     fn plan(edit: impl FnOnce(&mut Plan)) -> Plan {
@@ -210,7 +294,7 @@ mod tests {
         let plan =
             plan(|plan| plan.connection.inbound.bytes = rate(second, burst, LimitAction::Throttle));
         for bytes in [10, 1000, 102_400, 150_000, 1_000_000] {
-            let mut meter = Meters::new(&plan, 0, None).inbound;
+            let mut meter = Meters::new(&rules(&plan), None).inbound;
             let read = passed(&mut meter, bytes, Duration::from_secs(20)).await * bytes;
             // A bucket counts whole nanoseconds for each byte, which is 0.06 % off here.
             let most = (20 * 1000 * 1024 + 100 * 1024) * 1001 / 1000;
@@ -222,7 +306,7 @@ mod tests {
     async fn each_action_is_taken_and_counted_once() {
         for (action, word) in [(LimitAction::Drop, "drop"), (LimitAction::Close, "close")] {
             let plan = plan(|plan| plan.connection.inbound.messages = rate(1, 2, action));
-            let mut meter = Meters::new(&plan, 0, None).inbound;
+            let mut meter = Meters::new(&rules(&plan), None).inbound;
             let mut counted = Vec::new();
             let verdicts = [(); 3].map(|()| meter.message(1, |limited| counted.push(limited)));
             let last = if word == "drop" { Verdict::Drop } else { Verdict::Close };
@@ -232,7 +316,7 @@ mod tests {
         }
         let plan =
             plan(|plan| plan.connection.inbound.messages = rate(1, 1, LimitAction::Throttle));
-        let mut meter = Meters::new(&plan, 0, None).inbound;
+        let mut meter = Meters::new(&rules(&plan), None).inbound;
         let mut counted = 0;
         assert_eq!(meter.message(1, |_| counted += 1), Verdict::Pass);
         for _ in 0..3 {
@@ -249,7 +333,7 @@ mod tests {
             plan.connection.inbound.messages =
                 Rate { dry_run: true, ..rate(1, 1, LimitAction::Close) };
         });
-        let mut meter = Meters::new(&plan, 0, None).inbound;
+        let mut meter = Meters::new(&rules(&plan), None).inbound;
         let mut counted = Vec::new();
         for _ in 0..4 {
             assert_eq!(meter.message(1, |limited| counted.push(limited.action)), Verdict::Pass);
@@ -264,7 +348,7 @@ mod tests {
         let (hub, user) = (HubName::default(), crate::id::UserId::new("ann").unwrap());
         let join = || users.join(&hub, Some(&user), "default", &plan, 0);
         let (a, b) = (join(), join());
-        let mut meters = [a, b].map(|shared| Meters::new(&plan, 0, shared.as_ref()).inbound);
+        let mut meters = [a, b].map(|shared| Meters::new(&rules(&plan), shared.as_ref()).inbound);
         let mut sum = 0;
         for _ in 0..20 {
             for meter in &mut meters {
@@ -282,17 +366,17 @@ mod tests {
             [(LimitAction::Drop, Verdict::Drop), (LimitAction::Close, Verdict::Close)]
         {
             let plan = plan(|plan| plan.connection.outbound.bytes = rate(small, small, action));
-            let mut meter = Meters::new(&plan, 0, None).outbound;
+            let mut meter = Meters::new(&rules(&plan), None).outbound;
             assert_eq!(meter.message(1025, |_| {}), verdict);
             let plan =
                 self::plan(|plan| plan.connection.inbound.bytes = rate(small, small, action));
-            let mut meter = Meters::new(&plan, 64 * 1024, None).inbound;
+            let mut meter = Meters::new(&Arc::new(PlanRules::new(&plan, 64 * 1024)), None).inbound;
             assert_eq!(meter.message(64 * 1024, |_| {}), Verdict::Pass, "one message always fits");
             advance(Duration::from_secs(1)).await;
             assert_eq!(meter.message(64 * 1024, |_| {}), verdict);
             let frames = rate(10, 10, LimitAction::Close);
             let plan = self::plan(|plan| plan.connection.inbound.frames = frames);
-            let mut meter = Meters::new(&plan, 0, None).frames;
+            let mut meter = Meters::new(&rules(&plan), None).frames;
             assert_eq!(meter.frames(11, |_| {}), Verdict::Close, "as many as came at once");
         }
     }
@@ -303,10 +387,10 @@ mod tests {
             plan.user.inbound.bytes = rate(Size::kib(64), Size::kib(64), LimitAction::Throttle);
         });
         let user = crate::id::UserId::new("ann").unwrap();
-        let users = Users::new();
+        let (users, shared_rules) = (Users::new(), rules(&plan));
         let join = || users.join(&HubName::default(), Some(&user), "default", &plan, 0);
-        let mut large = Meters::new(&plan, 0, join().as_ref()).inbound;
-        let mut small = Meters::new(&plan, 0, join().as_ref()).inbound;
+        let mut large = Meters::new(&shared_rules, join().as_ref()).inbound;
+        let mut small = Meters::new(&shared_rules, join().as_ref()).inbound;
         assert_eq!(small.message(64 * 1024, |_| {}), Verdict::Pass);
         let start = Instant::now();
         let Verdict::Wait(until) = large.message(60_000, |_| {}) else { panic!("it passed") };
@@ -324,7 +408,7 @@ mod tests {
         sleep_until(until).await;
         assert_eq!((large.message(60_000, |_| {}), passed), (Verdict::Pass, 0));
         let mut many: Vec<_> =
-            (0..100).map(|_| Meters::new(&plan, 0, join().as_ref()).inbound).collect();
+            (0..100).map(|_| Meters::new(&shared_rules, join().as_ref()).inbound).collect();
         let mut times: Vec<_> = many
             .iter_mut()
             .filter_map(|meter| match meter.message(1000, |_| {}) {
@@ -344,7 +428,7 @@ mod tests {
         let mut passed = 0;
         for _ in 0..5 {
             let shared = users.join(&HubName::default(), Some(&user), "default", &plan, 0);
-            let mut meter = Meters::new(&plan, 0, shared.as_ref()).inbound;
+            let mut meter = Meters::new(&rules(&plan), shared.as_ref()).inbound;
             passed += (0..10).filter(|_| meter.message(1, |_| {}) == Verdict::Pass).count();
             users.tidy();
         }
@@ -363,12 +447,12 @@ mod tests {
         let join = |plan: &Plan| users.join(&HubName::default(), Some(&user), "default", plan, 0);
         let _old = join(&limited(1));
         let shared = join(&limited(50));
-        let mut meter = Meters::new(&limited(50), 0, shared.as_ref()).inbound;
+        let mut meter = Meters::new(&rules(&limited(50)), shared.as_ref()).inbound;
         assert_eq!((0..100).filter(|_| meter.message(1, |_| {}) == Verdict::Pass).count(), 50);
     }
 
     #[test]
-    fn every_limit_is_met_by_some_bucket() {
+    fn every_limit_is_met_by_some_rule() {
         let all = |rates: &mut Rates| {
             *rates = Rates {
                 messages: rate(1, 1, LimitAction::Drop),
@@ -379,16 +463,9 @@ mod tests {
         all(&mut plan.connection.outbound);
         all(&mut plan.user.inbound);
         all(&mut plan.user.outbound);
-        let user = crate::id::UserId::new("ann").unwrap();
-        let shared = Users::new().join(&HubName::default(), Some(&user), "default", &plan, 0);
-        let meters = Meters::new(&plan, 0, shared.as_ref());
-        let mut limits = Vec::new();
-        for meter in [&meters.inbound, &meters.frames, &meters.outbound] {
-            limits.extend(meter.own.iter().map(|bucket| bucket.limit));
-        }
-        for direction in [Direction::Inbound, Direction::Outbound] {
-            limits.extend(shared.iter().flat_map(|user| user.buckets(direction)).map(|b| b.limit));
-        }
-        assert_eq!(limits, Limit::ALL);
+        let (PlanRules(own), user) = (PlanRules::new(&plan, 0), UserLimits::new(&plan.user, 0));
+        let met: Vec<_> = own.iter().flatten().flatten().chain(user.rules()).collect();
+        assert_eq!(met.len(), Limit::ALL.len());
+        assert!(Limit::ALL.iter().all(|limit| met.iter().any(|rule| rule.limit == *limit)));
     }
 }

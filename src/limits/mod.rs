@@ -11,17 +11,17 @@ mod memory;
 mod limit;
 mod meter;
 mod users;
-mod bucket;
+mod rule;
 mod clock;
 
 pub use addresses::{AddressPermit, Addresses};
 pub use admission::{Admission, Denied};
 pub use limit::{Limit, Limited};
 pub use memory::{Memory, MemoryError, Watch};
-pub use meter::{Meter, Meters, Verdict};
+pub use meter::{Meter, Meters, PlanRules, Verdict};
 pub use pending::{Newcomer, Pending};
 pub use permits::{Permit, Permits};
-pub use users::{UserBuckets, Users};
+pub use users::{UserLimits, Users};
 
 /// What an open connection holds of the node's bounds.
 #[derive(Debug)]

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::bucket::Bucket;
 use super::limit::Limit;
-use super::meter::{Direction, pair};
+use super::meter::{Pair, Way, pair};
+use super::rule::{Rule, SharedFill};
 use crate::config::{Plan, Rates, UserRates};
 use crate::id::{HubName, UserId};
 
@@ -17,17 +17,17 @@ use crate::id::{HubName, UserId};
 #[derive(Debug, Clone, Default)]
 pub struct Users(Arc<Mutex<HashMap<Key, Known>>>);
 
-/// The buckets of one user under one plan.
+/// The limits of one user under one plan, and the buckets that go with them.
 #[derive(Debug)]
-pub struct UserBuckets {
-    inbound: Box<[Bucket]>,
-    outbound: Box<[Bucket]>,
+pub struct UserLimits {
+    inbound: (Pair, [SharedFill; 2]),
+    outbound: (Pair, [SharedFill; 2]),
 }
 
 #[derive(Debug)]
 struct Known {
-    buckets: Arc<UserBuckets>,
-    /// What the buckets were made from.
+    limits: Arc<UserLimits>,
+    /// What they were made from.
     rates: UserRates,
     /// Since when the user is known to have no connection.
     alone_since: Option<Instant>,
@@ -47,8 +47,8 @@ impl Users {
         Self::default()
     }
 
-    /// The limits that a new connection of `user` shares under the plan of this name; none where there
-    /// are none. A bucket of bytes from the client holds at least one message of `max_message`.
+    /// The limits that a new connection of `user` shares under the plan of this name; none where it
+    /// shares none. A bucket of bytes from the client holds at least one message of `max_message`.
     #[must_use]
     pub fn join(
         &self,
@@ -57,29 +57,18 @@ impl Users {
         name: &str,
         plan: &Plan,
         max_message: usize,
-    ) -> Option<Arc<UserBuckets>> {
+    ) -> Option<Arc<UserLimits>> {
         let rates = plan.user;
         let user = user.filter(|_| is_limited(&rates.inbound) || is_limited(&rates.outbound))?;
-        let mut users = self.lock();
         let key = (hub.clone(), user.clone(), name.into());
+        let mut users = self.lock();
         if let Some(known) = users.get_mut(&key).filter(|known| known.rates == rates) {
             known.alone_since = None;
-            return Some(Arc::clone(&known.buckets));
+            return Some(Arc::clone(&known.limits));
         }
-        let buckets = Arc::new(UserBuckets {
-            inbound: pair(
-                &rates.inbound,
-                max_message,
-                [Limit::UserMessagesInbound, Limit::UserBytesInbound],
-            ),
-            outbound: pair(
-                &rates.outbound,
-                0,
-                [Limit::UserMessagesOutbound, Limit::UserBytesOutbound],
-            ),
-        });
-        users.insert(key, Known { buckets: Arc::clone(&buckets), rates, alone_since: None });
-        Some(buckets)
+        let limits = Arc::new(UserLimits::new(&rates, max_message));
+        users.insert(key, Known { limits: Arc::clone(&limits), rates, alone_since: None });
+        Some(limits)
     }
 
     /// Forgets users without connections whose buckets are full again.
@@ -88,12 +77,12 @@ impl Users {
         let mut users = self.lock();
         let is_crowded = users.len() > MOST;
         users.retain(|_, known| {
-            if Arc::strong_count(&known.buckets) > 1 {
+            if Arc::strong_count(&known.limits) > 1 {
                 known.alone_since = None;
                 return true;
             }
             let since = *known.alone_since.get_or_insert(now);
-            !is_crowded && now < since + known.buckets.refill().min(REMEMBERED)
+            !is_crowded && now < since + known.limits.refill().min(REMEMBERED)
         });
         users.shrink_to_fit();
     }
@@ -116,18 +105,32 @@ impl Users {
     }
 }
 
-impl UserBuckets {
-    pub(super) fn buckets(&self, direction: Direction) -> &[Bucket] {
-        match direction {
-            Direction::Inbound => &self.inbound,
-            Direction::Outbound => &self.outbound,
-        }
+impl UserLimits {
+    pub(super) fn new(rates: &UserRates, max_message: usize) -> Self {
+        let of_user = [Limit::UserMessagesInbound, Limit::UserBytesInbound];
+        let to_user = [Limit::UserMessagesOutbound, Limit::UserBytesOutbound];
+        let inbound = pair(&rates.inbound, max_message, of_user);
+        let outbound = pair(&rates.outbound, 0, to_user);
+        Self { inbound: (inbound, Default::default()), outbound: (outbound, Default::default()) }
     }
 
-    /// How long it takes until all are full.
+    /// The limits of one way, each with its bucket.
+    pub(super) fn of(&self, way: Way) -> Option<(&Pair, &[SharedFill; 2])> {
+        let (rules, fills) = match way {
+            Way::Inbound => &self.inbound,
+            Way::Outbound => &self.outbound,
+            Way::Frames => return None,
+        };
+        Some((rules, fills))
+    }
+
+    pub(super) fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.inbound.0.iter().chain(&self.outbound.0).flatten()
+    }
+
+    /// How long it takes until all buckets are full.
     fn refill(&self) -> Duration {
-        let all = self.inbound.iter().chain(&self.outbound);
-        all.map(Bucket::refill).max().unwrap_or_default()
+        self.rules().map(Rule::refill).max().unwrap_or_default()
     }
 }
 

@@ -95,9 +95,8 @@ pub(super) async fn served(
             Some(core.disk.read("jwt", move || verifier(&jwt, before.as_ref(), &tasks)).await?)
         }
     };
-    let plans = Arc::new(Plans::new(&config.plans));
     let doors = (0..).zip(&config.routes).map(|(place, route)| {
-        let door = door(config, place, route, verifier.as_ref(), core, &plans)?;
+        let door = door(config, place, route, verifier.as_ref(), core)?;
         Ok((route.path.clone(), door))
     });
     let doors = Routes::new(doors.collect::<Result<Vec<_>, ServerError>>()?);
@@ -154,7 +153,6 @@ fn door(
     route: &Route,
     verifier: Option<&Verifier>,
     core: &Core,
-    plans: &Arc<Plans>,
 ) -> Result<Door, ServerError> {
     let needs = |needs| ServerError::Route { route: place, needs };
     let route = Arc::new(route.clone());
@@ -170,7 +168,8 @@ fn door(
             _ => return Err(needs("auth: jwt needs a jwt section")),
         },
     };
-    Ok(Door::new(route, relay, gate, config.heartbeat, Arc::clone(plans)))
+    let plans = Plans::new(&config.plans, &route);
+    Ok(Door::new(route, relay, gate, config.heartbeat, plans))
 }
 
 /// Who checks tokens by `jwt`, in place of who did `before`. Blocks while it reads.

@@ -171,10 +171,10 @@ impl Node {
             let serve = move |listener| Arc::clone(&admin).serve(listener);
             listener::keep(&self.core.crews.operators, "admin", listener, serve);
         }
-        let admission = Arc::clone(&self.edge.doorkeeper.admission);
-        self.until_the_end("admission", move || {
-            let admission = Arc::clone(&admission);
-            async move { admission.tidy().await }
+        let edge = Arc::clone(&self.edge);
+        self.until_the_end("tables", move || {
+            let edge = Arc::clone(&edge);
+            async move { edge.doorkeeper.tidy().await }
         });
         if let Some(nats) = self.core.nats.clone() {
             let largest = largest_event(&self.config);

@@ -308,6 +308,7 @@ async fn a_token_names_the_plan_of_its_connection() {
         let expected = is_closed.then(|| (4429, "rate-limited".to_owned()));
         assert_eq!(closed, expected, "{plan}");
     }
+    door.node.wait_for("the token names an unknown plan", |_| true);
     let lines = door.node.lines("the token names an unknown plan");
     assert_eq!(lines.len(), 1);
     assert_eq!(lines[0]["claimed"], "unknown");

@@ -9,11 +9,11 @@ use tokio::time::timeout;
 
 use super::{heartbeat, route};
 use crate::config::{Plan, Route};
-use crate::connection::{Accepted, Farewells, run};
+use crate::connection::{Accepted, Counted, Farewells, Written, run};
 use crate::event::{Peer, Trace};
 use crate::hub::{Handle, Table};
 use crate::id::{ConnectionId, NodeId};
-use crate::limits::{Addresses, Meters, Permits, Seat};
+use crate::limits::{Addresses, Meters, Permits, PlanRules, Seat};
 use crate::metrics::Metrics;
 use crate::relay::{Hold, Relay};
 use crate::task::Tasks;
@@ -24,6 +24,9 @@ pub(super) const BINARY: u8 = 2;
 pub(super) const CLOSE: u8 = 8;
 pub(super) const PING: u8 = 9;
 pub(super) const PONG: u8 = 10;
+
+/// What the kernel's buffers are to a real stream.
+pub(super) const PIPE: usize = 256 * 1024;
 
 /// A client whose frames are written by hand.
 pub(super) struct Client {
@@ -46,18 +49,20 @@ impl Client {
 
     /// A client whose stream is wrapped on the way to the connection.
     pub(super) fn over<S>(
-        wrap: impl FnOnce(DuplexStream) -> S,
+        wrap: impl FnOnce(Counted<DuplexStream>) -> S,
         plan: &Plan,
         edit: impl FnOnce(&mut Route),
     ) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (io, theirs) = duplex(256 * 1024);
+        let (io, theirs) = duplex(PIPE);
+        let (theirs, written) = Counted::new(theirs);
         let theirs = wrap(theirs);
         let table = Table::new();
         let metrics = Metrics::new();
-        let accepted = accepted(route(edit), &table, &metrics, Meters::new(plan, 0, None));
+        let meters = Meters::new(&Arc::new(PlanRules::new(plan, 0)), None);
+        let accepted = Accepted { written, ..accepted(route(edit), &table, &metrics, meters) };
         let handle = table.handles().pop().unwrap();
         #[expect(clippy::disallowed_methods, reason = "the test waits for the stream's end")]
         tokio::spawn(run(theirs, accepted));
@@ -128,6 +133,7 @@ fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, meters: Meters)
         expires: None,
         heartbeat: heartbeat(),
         read_buffer: 1024,
+        written: Written::default(),
         meters,
         mailbox,
         registered,

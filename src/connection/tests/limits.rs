@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::client::{BINARY, CLOSE, Client, FIN, PING, PONG, TEXT, frame};
+use super::client::{BINARY, CLOSE, Client, FIN, PING, PIPE, PONG, TEXT, frame};
 use crate::close::{Cause, Close};
 use crate::config::{LimitAction, Outbox, Plan, Rate, Size, WhenFull};
 use crate::hub::NotTaken;
@@ -290,4 +290,25 @@ async fn a_message_that_trickles_in_is_given_up() {
     }
     let took = start.elapsed().as_secs();
     assert!((30..=32).contains(&took), "{took} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_a_little_at_a_time_is_not_stalled() {
+    // As TLS does, the stream takes much at once and passes it on bit by bit.
+    let wrap = |io| tokio::io::BufWriter::with_capacity(4 * PIPE, io);
+    let mut client = Client::over(wrap, &Plan::default(), |route| {
+        route.max_message = Size::kib(1024);
+    });
+    let message = frame(FIN | BINARY, &[7; 2 * PIPE]);
+    client.io.write_all(&message).await.unwrap();
+    let start = Instant::now();
+    let mut read = 0;
+    // As long as something still waits in between.
+    while read < PIPE {
+        sleep(Duration::from_secs(5)).await;
+        let mut some = [0; 16 * 1024];
+        read += client.io.read(&mut some).await.unwrap();
+    }
+    assert!(start.elapsed() > Duration::from_secs(60), "{:?}", start.elapsed());
+    assert_eq!(client.metric("moorline_connections{"), Some(1.0));
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::client::{BINARY, CLOSE, Client, FIN, PING, PONG, TEXT, frame};
 use crate::close::Cause;
 use crate::config::Plan;
-use crate::connection::{Accepted, run};
+use crate::connection::{Accepted, Counted, run};
 
 #[tokio::test]
 async fn messages_come_back_as_they_were() {
@@ -191,7 +191,7 @@ async fn a_vanished_client_leaves_nothing_behind() {
 
 /// A stream that panics once.
 struct Fragile {
-    io: DuplexStream,
+    io: Counted<DuplexStream>,
     breaks_at: Option<Break>,
 }
 
