@@ -77,7 +77,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         mailbox: Mailbox,
         meters: Meters,
         written: Written,
-        write_timeout: Duration,
     ) -> Self {
         let now = Instant::now();
         let mut driver = Self {
@@ -90,7 +89,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             trace,
             mailbox,
             inbound: Inbound::new(meters.inbound, meters.frames),
-            outbound: Outbound::new(meters.outbound, written, write_timeout),
+            outbound: Outbound::new(meters.outbound, written),
             effects: Effects::new(),
             timer: Box::pin(sleep_until(now)),
             now,

@@ -27,8 +27,8 @@ use crate::relay::Relay;
 pub(super) async fn leave<S: AsyncRead + AsyncWrite + Unpin>(
     mut driver: Driver<S>,
     exit: Exit,
-    close_timeout: Duration,
 ) -> LastEvents {
+    let close_timeout = driver.machine.close_timeout();
     let answered = leave_socket(&mut driver, exit, close_timeout).await;
     let close = driver.machine.closed().cloned().unwrap_or(Close::of(Cause::Panic));
     let duration = driver.stats.since.elapsed();

@@ -1,6 +1,7 @@
 //! When to ping, when to give up, when a connection is idle or old. No clock of its own: every call
 //! is told the time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,10 +13,10 @@ use crate::config::Heartbeat as Settings;
 /// The timers of one connection's life.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
+    /// Shared by all connections of the route.
+    settings: Arc<Settings>,
     /// Quiet time until a ping, jittered once, so that clients that came together do not stay in step.
     interval: Duration,
-    pong_timeout: Duration,
-    idle_timeout: Option<Duration>,
     /// When the connection is too old.
     ends: Option<Instant>,
     /// When the last byte came in.
@@ -26,7 +27,6 @@ pub(super) struct Heartbeat {
     begun: Option<Instant>,
     /// Since when the client is not read; none while it is.
     paused: Option<Instant>,
-    message_timeout: Duration,
     /// A deadline that has passed, and until when it is given a last look.
     look: Option<(Instant, Instant)>,
     /// The ping that has no answer yet.
@@ -64,23 +64,25 @@ pub(super) const STARVED: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(100);
 
 impl Heartbeat {
-    pub(super) fn new(settings: &Settings, now: Instant) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, now: Instant) -> Self {
         let jittered = |full: Duration| full.mul_f64(1.0 - 0.1 * rand::random::<f64>());
         Self {
             interval: jittered(settings.ping_interval.get()),
-            pong_timeout: settings.pong_timeout.get(),
-            idle_timeout: settings.idle_timeout.map(|p| p.get()),
             ends: settings.max_age.map(|p| now + jittered(p.get())),
             heard: now,
             used: now,
             begun: None,
             paused: None,
-            message_timeout: settings.message_timeout.get(),
             look: None,
             ping: None,
             pings: 0,
             last_rtt: None,
+            settings,
         }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Any byte came in: the client lives.
@@ -130,7 +132,7 @@ impl Heartbeat {
         (self.heard, self.used) = (now, now);
         self.begun = self.begun.map(|begun| begun + pause);
         if let Some(ping) = &mut self.ping {
-            ping.due = now + self.pong_timeout;
+            ping.due = now + self.settings.pong_timeout.get();
         }
     }
 
@@ -157,7 +159,7 @@ impl Heartbeat {
             return Beat::Wait;
         }
         self.pings = self.pings.wrapping_add(1);
-        let (due, was_paused) = (now + self.pong_timeout, self.paused.is_some());
+        let (due, was_paused) = (now + self.settings.pong_timeout.get(), self.paused.is_some());
         self.ping = Some(Ping { sent: now, due, answered: false, was_paused });
         Beat::Ping(Bytes::copy_from_slice(&self.pings.to_be_bytes()))
     }
@@ -179,8 +181,8 @@ impl Heartbeat {
             return None;
         }
         let pong = self.ping.as_ref().filter(|ping| !ping.answered).map(|ping| ping.due);
-        let idle = self.idle_timeout.map(|timeout| self.used + timeout);
-        let message = self.begun.map(|begun| begun + self.message_timeout);
+        let idle = self.settings.idle_timeout.map(|timeout| self.used + timeout.get());
+        let message = self.begun.map(|begun| begun + self.settings.message_timeout.get());
         let all =
             [(pong, Cause::PongTimeout), (idle, Cause::Idle), (message, Cause::MessageTimeout)];
         all.into_iter().filter_map(|(at, cause)| Some((at?, cause))).min_by_key(|(at, _)| *at)
@@ -199,7 +201,7 @@ impl Heartbeat {
         }
         let is_starved = now - due >= STARVED;
         if is_first || is_starved {
-            let grace = if is_starved { self.pong_timeout } else { LOOK };
+            let grace = if is_starved { self.settings.pong_timeout.get() } else { LOOK };
             self.look = Some((deadline, now + grace));
             return false;
         }
@@ -218,7 +220,7 @@ mod tests {
             pong_timeout: Period::secs(10),
             ..Settings::default()
         };
-        Heartbeat { interval: Duration::from_secs(20), ..Heartbeat::new(&settings, now) }
+        Heartbeat { interval: Duration::from_secs(20), ..Heartbeat::new(Arc::new(settings), now) }
     }
 
     fn secs(n: u64) -> Duration {
@@ -308,7 +310,7 @@ mod tests {
             max_age: Some(Period::secs(1000)),
             ..Settings::default()
         };
-        let mut heart = Heartbeat::new(&settings, start);
+        let mut heart = Heartbeat::new(Arc::new(settings), start);
         heart.heard(start + secs(59));
         assert_eq!(heart.beat(start + secs(60)), Beat::Wait);
         assert_eq!(heart.beat(start + secs(60) + LOOK), Beat::End(Cause::Idle));

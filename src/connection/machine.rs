@@ -34,7 +34,6 @@ pub(super) struct Machine {
     expires: Option<Instant>,
     /// A close that waits until no event is at the backend.
     parting: Option<Close>,
-    close_timeout: Duration,
     /// Whether something waits for the client to read it, or for its turn; the client is not read
     /// meanwhile either.
     is_blocked: bool,
@@ -123,7 +122,7 @@ impl Machine {
     /// for it, `state` what the backend said to it.
     pub(super) fn new(
         route: Arc<Route>,
-        heartbeat: &HeartbeatSettings,
+        heartbeat: Arc<HeartbeatSettings>,
         sequence: u64,
         state: Option<State>,
         expires: Option<Instant>,
@@ -138,7 +137,6 @@ impl Machine {
             state,
             expires,
             parting: None,
-            close_timeout: heartbeat.close_timeout.get(),
             is_blocked: false,
             is_throttled: false,
             was_reading: true,
@@ -293,6 +291,16 @@ impl Machine {
         self.sequence + 1
     }
 
+    /// Time for the client to answer a close frame, and for the end of its stream.
+    pub(super) fn close_timeout(&self) -> Duration {
+        self.heartbeat.settings().close_timeout.get()
+    }
+
+    /// Time without any progress of a write until the client counts as gone.
+    pub(super) fn write_timeout(&self) -> Duration {
+        self.heartbeat.settings().write_timeout.get()
+    }
+
     /// The round-trip time that was measured last.
     pub(super) fn last_rtt(&self) -> Option<Duration> {
         self.heartbeat.last_rtt()
@@ -408,7 +416,7 @@ impl Machine {
     fn close(&mut self, close: Close, now: Instant, effects: &mut Effects) {
         if matches!(self.phase, Phase::Opening | Phase::Open) {
             effects.push_back(Effect::SendClose(close.clone()));
-            self.phase = Phase::Closing { close, until: now + self.close_timeout };
+            self.phase = Phase::Closing { close, until: now + self.close_timeout() };
         }
     }
 
@@ -430,7 +438,7 @@ impl Machine {
             Phase::Closing { close, .. } => close.clone(),
             Phase::Opening | Phase::Open => close,
         };
-        self.phase = Phase::Closed { close, until: now + self.close_timeout };
+        self.phase = Phase::Closed { close, until: now + self.close_timeout() };
         effects.push_back(last);
     }
 

@@ -64,7 +64,7 @@ pub struct Accepted {
     /// When the token ends that let it in.
     pub expires: Option<Instant>,
     /// Ping, pong and age.
-    pub heartbeat: Heartbeat,
+    pub heartbeat: Arc<Heartbeat>,
     /// Bytes of read buffer: 1 KiB above TLS, which has a buffer of its own, else 2 KiB.
     pub read_buffer: usize,
     /// The bytes that were written to its TCP stream.
@@ -96,19 +96,17 @@ where
     relay.metrics().opened();
     let machine = Machine::new(
         Arc::clone(&peer.route),
-        &heartbeat,
+        heartbeat,
         accepted.sequence,
         accepted.state,
         accepted.expires,
         Instant::now(),
     );
     let socket = Socket::new(io, peer.route.max_message.bytes(), accepted.read_buffer);
-    let (close_timeout, write_timeout) = (heartbeat.close_timeout, heartbeat.write_timeout.get());
-    let mut driver =
-        Driver::new(socket, machine, peer, relay, trace, mailbox, meters, written, write_timeout);
+    let mut driver = Driver::new(socket, machine, peer, relay, trace, mailbox, meters, written);
     async move {
         let exit = (&mut driver).await;
-        let last = Box::pin(ending::leave(driver, exit, close_timeout.get())).await;
+        let last = Box::pin(ending::leave(driver, exit)).await;
         drop((registered, seat));
         Box::pin(last.deliver(&farewells)).await;
     }

@@ -2,7 +2,6 @@
 //! client reads and its limits allow.
 
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -26,14 +25,13 @@ pub(super) struct Outbound {
     /// Since when a write waits: when it counts as stalled, and the bytes written until then.
     stall: Option<(Instant, u64)>,
     written: Written,
-    write_timeout: Duration,
     /// What the gauge was told of the outbox.
     reported: usize,
 }
 
 impl Outbound {
-    pub(super) fn new(meter: Meter, written: Written, write_timeout: Duration) -> Self {
-        Self { meter, paced: None, stall: None, written, write_timeout, reported: 0 }
+    pub(super) fn new(meter: Meter, written: Written) -> Self {
+        Self { meter, paced: None, stall: None, written, reported: 0 }
     }
 
     /// When the way is next worth a look.
@@ -57,7 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if is_all_out || is_paced {
             self.outbound.stall = None;
         } else {
-            let due = self.now + self.outbound.write_timeout;
+            let due = self.now + self.machine.write_timeout();
             self.outbound.stall.get_or_insert((due, self.outbound.written.bytes()));
         }
         let may_read = is_all_out || (is_paced && self.mailbox.is_low());

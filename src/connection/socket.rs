@@ -26,7 +26,6 @@ use crate::message::{Kind, Message};
 pub(super) struct Socket<S> {
     /// Gone only while it is rebuilt.
     ws: Option<WebSocketStream<Wire<S>>>,
-    config: WebSocketConfig,
     /// Whether something was sent that is not flushed yet.
     dirty: bool,
     /// Whether a large message went through since the buffers were new.
@@ -68,7 +67,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
         let ws = build(Wire::new(io, max_message), config);
-        Self { ws, config, dirty: false, grown: false, drained: false }
+        Self { ws, dirty: false, grown: false, drained: false }
     }
 
     /// The next thing that comes in. Pings and a close are answered by the next flush.
@@ -166,7 +165,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             return;
         }
         if let Some(ws) = self.ws.take_if(|ws| ws.get_ref().is_between_messages()) {
-            self.ws = build(ws.into_inner(), self.config);
+            let config = *ws.get_config();
+            self.ws = build(ws.into_inner(), config);
             self.grown = false;
         }
     }

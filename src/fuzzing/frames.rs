@@ -8,7 +8,7 @@ use tokio::io::duplex;
 
 use super::METRICS;
 use super::stream::{Frame, Manner, PING, PIPE, PONG, manner, runtime, server_frames, talk};
-use crate::config::{AuthMode, Backend, EventKind, Heartbeat, Plan, Route, Size};
+use crate::config::{AuthMode, Backend, EventKind, Plan, Route, Size};
 use crate::connection::{Accepted, Farewells, Written, run};
 use crate::event::{Peer, Trace};
 use crate::hub::Table;
@@ -69,7 +69,7 @@ fn accepted(table: &Table, places: &Permits) -> Accepted {
         sequence: 0,
         state: None,
         expires: None,
-        heartbeat: Heartbeat::default(),
+        heartbeat: Arc::default(),
         read_buffer: 1024,
         written: Written::default(),
         meters: Meters::new(&Arc::new(PlanRules::new(&Plan::default(), 0)), None),

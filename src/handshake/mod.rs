@@ -75,7 +75,7 @@ pub struct Door {
     relay: Relay,
     gate: Gate,
     origins: Origins,
-    heartbeat: Heartbeat,
+    heartbeat: Arc<Heartbeat>,
     plans: Plans,
 }
 
@@ -130,7 +130,7 @@ impl Door {
             Gate::Jwt { .. } | Gate::Connect | Gate::Open => Trust::Shown,
         };
         let origins = Origins::new(&route.origins, trust);
-        let heartbeat = route.heartbeat.unwrap_or(heartbeat);
+        let heartbeat = Arc::new(route.heartbeat.unwrap_or(heartbeat));
         Self { route, relay, gate, origins, heartbeat, plans }
     }
 }

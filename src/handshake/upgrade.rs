@@ -73,7 +73,7 @@ impl Doorkeeper {
             sequence: admitted.sequence,
             state: admitted.state,
             expires: admitted.expires.map(instant_of),
-            heartbeat: door.heartbeat,
+            heartbeat: Arc::clone(&door.heartbeat),
             read_buffer: caller.read_buffer,
             written: caller.written.clone(),
             meters,

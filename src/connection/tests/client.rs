@@ -131,7 +131,7 @@ fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, meters: Meters)
         sequence: 0,
         state: None,
         expires: None,
-        heartbeat: heartbeat(),
+        heartbeat: Arc::new(heartbeat()),
         read_buffer: 1024,
         written: Written::default(),
         meters,

@@ -1,5 +1,6 @@
 //! Inputs and the effects they have, phase by phase.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ struct Scene {
 impl Scene {
     fn new(edit: impl FnOnce(&mut Route)) -> Self {
         let now = Instant::now();
-        let machine = Machine::new(route(edit), &heartbeat(), 0, None, None, now);
+        let machine = Machine::new(route(edit), Arc::new(heartbeat()), 0, None, None, now);
         Self { machine, now }
     }
 
@@ -280,7 +281,8 @@ fn while_the_backend_works_silence_is_nobodys_fault() {
 fn the_token_ends_the_connection() {
     let now = Instant::now();
     let expires = now + Duration::from_secs(3);
-    let mut machine = Machine::new(route(|_| {}), &heartbeat(), 0, None, Some(expires), now);
+    let mut machine =
+        Machine::new(route(|_| {}), Arc::new(heartbeat()), 0, None, Some(expires), now);
     assert_eq!(machine.due(), Some(expires));
     let mut effects = Effects::new();
     machine.tick(expires, &mut effects);
@@ -292,7 +294,7 @@ fn an_old_connection_parts_when_it_is_idle() {
     let now = Instant::now();
     let mut settings = heartbeat();
     settings.max_age = Some(Period::secs(60));
-    let mut machine = Machine::new(route(|_| {}), &settings, 0, None, None, now);
+    let mut machine = Machine::new(route(|_| {}), Arc::new(settings), 0, None, None, now);
     let mut effects = Effects::new();
     machine.on(Input::Message(Message::binary(Bytes::new())), now, &mut effects);
     effects.clear();
@@ -337,7 +339,7 @@ fn a_slow_backend_is_no_idle_client() {
     let now = Instant::now();
     let mut settings = heartbeat();
     settings.idle_timeout = Some(Period::secs(5));
-    let mut machine = Machine::new(route(|_| {}), &settings, 0, None, None, now);
+    let mut machine = Machine::new(route(|_| {}), Arc::new(settings), 0, None, None, now);
     let mut effects = Effects::new();
     assert!(machine.on(Input::Message(Message::text("a")), now, &mut effects).is_some());
     let later = now + Duration::from_secs(8);
