@@ -16,8 +16,9 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::effect::{Dispatch, Dispatched, Effects, Input};
 use super::inbound::Inbound;
-use super::machine::{Dispatch, Dispatched, Effects, Input, Machine};
+use super::machine::Machine;
 use super::outbound::Outbound;
 use super::progress::Written;
 use super::requests::{Request, Requests};

@@ -13,8 +13,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use super::driver::{Driver, Exit};
+use super::effect::{Effects, Input};
 use super::farewell::Farewells;
-use super::machine::{Effects, Input, Machine};
+use super::machine::Machine;
 use super::requests::{Answered, Requests};
 use super::stats::Stats;
 use crate::close::{Cause, Close};

@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::driver::Driver;
-use super::machine::Input;
+use super::effect::Input;
 use super::socket::Received;
 use crate::close::{Cause, Close};
 use crate::limits::{Meter, Verdict};

@@ -9,6 +9,7 @@
 //! The machine is pure; wire, socket and driver are thin around it. Generic over the stream, so tests
 //! run it in memory.
 
+mod effect;
 mod machine;
 mod heartbeat;
 mod utf8;

@@ -7,8 +7,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::driver::{Driver, Exit};
+use super::effect::{Effect, Input};
 use super::heartbeat::STARVED;
-use super::machine::{Effect, Input};
 use super::progress::Written;
 use super::socket::Broken;
 use crate::close::{Cause, Close};

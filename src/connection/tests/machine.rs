@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use super::{heartbeat, route};
 use crate::close::{Cause, Close};
 use crate::config::{EventKind, OnFailure, Period, Route};
-use crate::connection::machine::{Dispatch, Dispatched, Effect, Effects, Input, Machine};
+use crate::connection::effect::{Dispatch, Dispatched, Effect, Effects, Input};
+use crate::connection::machine::Machine;
 use crate::event::{Action, Outcome, Refusal, State};
 use crate::message::Message;
 
