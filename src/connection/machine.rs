@@ -152,6 +152,8 @@ impl Machine {
                 }
                 match self.heartbeat.beat(now) {
                     Beat::Wait => {}
+                    // One that still waits behind a blocked write is enough.
+                    Beat::Ping(_) if effects.iter().any(|e| matches!(e, Effect::Ping(_))) => {}
                     Beat::Ping(payload) => effects.push_back(Effect::Ping(payload)),
                     Beat::End(Cause::MaxAge) => {
                         self.part(Close::of(Cause::MaxAge), now, effects);
