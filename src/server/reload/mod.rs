@@ -207,10 +207,11 @@ mod tests {
         let node = Box::pin(Node::start(config, Some(buggy(file.clone())))).await.unwrap();
         let (metrics, signals) = (node.core.metrics.clone(), Signals::default());
         let reloads = async |result: &str| {
-            let line = format!("moorline_config_reloads_total{{result=\"{result}\"}} 1");
-            let is_there =
-                || String::from_utf8(metrics.to_text()).unwrap().lines().any(|told| told == line);
-            while !is_there() {
+            let none = format!("moorline_config_reloads_total{{result=\"{result}\"}} 0");
+            let is_none =
+                || String::from_utf8(metrics.to_text()).unwrap().lines().any(|told| told == none);
+            // The node may not listen yet, so it is asked until it has heard.
+            while is_none() {
                 signals.reload.notify_one();
                 sleep(std::time::Duration::from_millis(5)).await;
             }
