@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value};
 
 use crate::config::Jwt;
-use crate::id::UserId;
+use crate::id::{GroupName, UserId};
 
 use super::Denied;
 use super::jws::Jws;
@@ -26,8 +26,20 @@ pub struct Identity {
     pub issued_at: Option<SystemTime>,
     /// The plan that it names, from the configured claim.
     pub plan: Option<String>,
+    /// The groups that it names, from the configured claim; what cannot be a group is left out.
+    pub groups: Vec<GroupName>,
     /// All claims.
     pub claims: Map<String, Value>,
+}
+
+/// A list of names, or one name.
+fn groups(claim: Option<&Value>) -> Vec<GroupName> {
+    let names = match claim {
+        Some(Value::Array(names)) => names.as_slice(),
+        Some(name @ Value::String(_)) => std::slice::from_ref(name),
+        _ => &[],
+    };
+    names.iter().filter_map(|name| GroupName::new(name.as_str()?).ok()).collect()
 }
 
 /// What is asked of every token.
@@ -39,6 +51,7 @@ pub(super) struct Rules {
     leeway: Duration,
     user: String,
     plan: String,
+    groups: String,
 }
 
 impl Rules {
@@ -50,6 +63,7 @@ impl Rules {
             leeway: config.leeway.get().min(LEEWAY_MAX),
             user: config.claims.user.clone(),
             plan: config.claims.plan.clone(),
+            groups: config.claims.groups.clone(),
         }
     }
 
@@ -97,7 +111,8 @@ impl Rules {
         let user = user.and_then(|user| UserId::new(user).ok()).ok_or(Denied::CLAIMS)?;
         // Not asked for, so whatever else the issuer means by a claim of this name is its own business.
         let plan = claims.get(&self.plan).and_then(Value::as_str).map(str::to_owned);
-        Ok(Identity { user, expires_at, id, issued_at, plan, claims })
+        let groups = groups(claims.get(&self.groups));
+        Ok(Identity { user, expires_at, id, issued_at, plan, groups, claims })
     }
 
     /// A token that names an audience is refused by everybody who is not in it (RFC 7519 section

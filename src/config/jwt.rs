@@ -121,6 +121,9 @@ pub struct JwtClaims {
     pub user: String,
     /// The name of the plan that holds in place of the route's. Default: `plan`, if a token carries it.
     pub plan: String,
+    /// The groups that the connection joins: a list of names, or one. Default: `groups`, if a token
+    /// carries it.
+    pub groups: String,
 }
 
 impl JwtAlgorithm {
@@ -166,7 +169,7 @@ impl Default for JwtSources {
 
 impl Default for JwtClaims {
     fn default() -> Self {
-        Self { user: "sub".to_owned(), plan: "plan".to_owned() }
+        Self { user: "sub".to_owned(), plan: "plan".to_owned(), groups: "groups".to_owned() }
     }
 }
 

@@ -44,6 +44,10 @@ pub struct Limits {
     pub max_head: Size,
     /// Header fields of a request. Default: 64.
     pub max_headers: usize,
+    /// Groups that a connection may be in. Default: 100. Each costs about 200 bytes.
+    pub max_groups_per_connection: usize,
+    /// Members that a group may have on a node. Default: 50000.
+    pub max_group_members: usize,
     /// Bytes of messages that wait for a backend, in the whole node. Default: `64MiB`.
     pub max_held: Size,
     /// What happens when the node's memory runs short.
@@ -106,6 +110,8 @@ impl Default for Limits {
             head_timeout: Period::secs(10),
             max_head: Size::kib(16),
             max_headers: 64,
+            max_groups_per_connection: 100,
+            max_group_members: 50_000,
             max_held: Size::kib(64 * 1024),
             memory: Memory::default(),
         }

@@ -65,6 +65,10 @@ pub struct Route {
     /// The largest message from the client, whole or in fragments. Default: `64KiB`.
     #[serde(default = "default_max_message")]
     pub max_message: Size,
+    /// Groups that each connection joins; `{name}` in them is what the path parameter of that name
+    /// stands for, as `room-{room}`. Default: none.
+    #[serde(default)]
+    pub groups: Vec<String>,
     /// Its rate limits, by name. Default: `default`.
     #[serde(default = "default_plan")]
     pub plan: String,
@@ -183,6 +187,7 @@ impl Route {
             in_flight: default_in_flight(),
             on_failure: OnFailure::default(),
             max_message: default_max_message(),
+            groups: Vec::new(),
             plan: default_plan(),
             outbox: Outbox::default(),
             heartbeat: None,

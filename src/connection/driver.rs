@@ -26,7 +26,7 @@ use super::socket::{Broken, Socket};
 use super::stats::Stats;
 use crate::close::{Cause, Close};
 use crate::event::{Event, EventBody, Peer, Trace};
-use crate::hub::{Mailbox, Wish};
+use crate::hub::{Mailbox, Registered, Wish};
 use crate::limits::Meters;
 use crate::relay::Relay;
 
@@ -40,6 +40,7 @@ pub(super) struct Driver<S> {
     pub(super) relay: Relay,
     pub(super) trace: Trace,
     pub(super) mailbox: Mailbox,
+    pub(super) registered: Registered,
     pub(super) inbound: Inbound,
     pub(super) outbound: Outbound,
     pub(super) effects: Effects,
@@ -76,6 +77,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         relay: Relay,
         trace: Trace,
         mailbox: Mailbox,
+        registered: Registered,
         meters: Meters,
         written: Written,
     ) -> Self {
@@ -89,6 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             relay,
             trace,
             mailbox,
+            registered,
             inbound: Inbound::new(meters.inbound, meters.frames),
             outbound: Outbound::new(meters.outbound, written),
             effects: Effects::new(),

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::close::Close;
 use crate::config::EventKind;
 use crate::event::Outcome;
+use crate::id::GroupName;
 use crate::message::Message;
 
 /// What happened.
@@ -37,6 +38,10 @@ pub(super) enum Input {
 pub(super) enum Effect {
     /// Send a message.
     Send(Message),
+    /// Join a group.
+    Join(GroupName),
+    /// Leave a group.
+    Leave(GroupName),
     /// Send a ping.
     Ping(Bytes),
     /// Send a close frame; nothing is sent after it.

@@ -301,6 +301,8 @@ impl Machine {
     fn act(&mut self, action: Action, now: Instant, effects: &mut Effects) {
         match action {
             Action::Send(message) => self.send(message, now, effects),
+            Action::Join(group) => effects.push_back(Effect::Join(group)),
+            Action::Leave(group) => effects.push_back(Effect::Leave(group)),
             Action::State(state) => self.state = state,
             Action::Close(close) => self.close(close, now, effects),
         }

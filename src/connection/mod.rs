@@ -74,7 +74,7 @@ pub struct Accepted {
     pub meters: Meters,
     /// The line to the connection.
     pub mailbox: Mailbox,
-    /// Its place in the table of connections.
+    /// Its place in its hub.
     pub registered: Registered,
     /// Its place among the open connections.
     pub seat: Seat,
@@ -104,11 +104,12 @@ where
         Instant::now(),
     );
     let socket = Socket::new(io, peer.route.max_message.bytes(), accepted.read_buffer);
-    let mut driver = Driver::new(socket, machine, peer, relay, trace, mailbox, meters, written);
+    let mut driver =
+        Driver::new(socket, machine, peer, relay, trace, mailbox, registered, meters, written);
     async move {
         let exit = (&mut driver).await;
         let last = Box::pin(ending::leave(driver, exit)).await;
-        drop((registered, seat));
+        drop(seat);
         Box::pin(last.deliver(&farewells)).await;
     }
 }

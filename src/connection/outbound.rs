@@ -13,6 +13,7 @@ use super::progress::Written;
 use super::socket::Broken;
 use crate::close::{Cause, Close};
 use crate::hub::NotTaken;
+use crate::id::GroupName;
 use crate::limits::{Meter, Verdict};
 use crate::message::Message;
 
@@ -86,7 +87,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             match self.effects.front() {
                 None => return Poll::Ready(Ok(None)),
                 // What cannot go out now waits in the outbox, not here.
-                Some(Effect::Send(_)) => {}
+                Some(Effect::Send(_) | Effect::Join(_) | Effect::Leave(_)) => {}
                 // What was sent before a close frame comes before it, without regard to limits: the
                 // client has little time left.
                 Some(Effect::SendClose(_)) => {
@@ -108,6 +109,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             match self.effects.pop_front() {
                 Some(Effect::Send(message)) => self.send(message, cx)?,
+                Some(Effect::Join(group)) => self.join(&group),
+                Some(Effect::Leave(group)) => drop(self.registered.leave(&group)),
                 Some(Effect::Ping(payload)) => self.socket.ping(payload)?,
                 Some(Effect::SendClose(close)) => self.socket.close(close.code, &close.reason)?,
                 _ => {}
@@ -124,10 +127,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Accounts for what waits for the client.
     pub(super) fn account_for_outbox(&mut self) {
-        let (bytes, peak, dropped) = self.mailbox.account();
-        self.relay.metrics().outbox(self.outbound.reported, bytes, dropped);
-        self.outbound.reported = bytes;
-        self.stats.outbox_peak = peak;
+        let account = self.mailbox.account();
+        let metrics = self.relay.metrics();
+        metrics.outbox(self.outbound.reported, account.bytes);
+        metrics.outbox_lost(account.dropped, account.expired);
+        self.outbound.reported = account.bytes;
+        self.stats.outbox_peak = account.peak;
+    }
+
+    /// A backend that joins a client to more groups than it may hears nothing of it, but the log does.
+    fn join(&mut self, group: &GroupName) {
+        if let Err(error) = self.registered.join(group) {
+            tracing::warn!(connection = %self.peer.id, %error, "group not joined");
+        }
     }
 
     /// Sends a message at once if nothing is in its way; else it waits in the outbox.
@@ -149,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn empty_outbox(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         while self.mailbox.has_waiting() {
             ready!(self.socket.poll_ready(cx))?;
-            match self.mailbox.next().map(|bytes| self.ask(bytes)) {
+            match self.mailbox.next(self.now).map(|bytes| self.ask(bytes)) {
                 None => break,
                 Some(Verdict::Pass) => self.write_next()?,
                 Some(Verdict::Drop) => drop(self.mailbox.take()),

@@ -14,7 +14,7 @@ pub use trace::Trace;
 
 use crate::close::Close;
 use crate::config::EventKind;
-use crate::id::UserId;
+use crate::id::{GroupName, UserId};
 use crate::message::Message;
 
 /// One thing that happened on a connection, on its way to a backend.
@@ -78,6 +78,10 @@ pub enum Outcome {
 pub enum Action {
     /// Send a message to the client.
     Send(Message),
+    /// Join the connection to a group.
+    Join(GroupName),
+    /// Take the connection out of a group.
+    Leave(GroupName),
     /// Keep this state, or none, from now on.
     State(Option<State>),
     /// Close the connection.
@@ -89,6 +93,8 @@ pub enum Action {
 pub struct Grant {
     /// Who the client is.
     pub user: Option<UserId>,
+    /// Groups that the connection joins at once.
+    pub groups: Vec<GroupName>,
     /// One of the offered subprotocols.
     pub subprotocol: Option<String>,
     /// The connection's first state.

@@ -65,6 +65,23 @@ pub struct Certificate {
     pub fingerprint: String,
 }
 
+#[cfg(test)]
+impl Peer {
+    /// Somebody on a route, for tests.
+    pub(crate) fn on(route: Route, user: Option<&str>) -> Arc<Self> {
+        Arc::new(Self {
+            id: ConnectionId::random(crate::id::NodeId::random()),
+            path: route.path.as_str().into(),
+            route: Arc::new(route),
+            user: user.map(|user| UserId::new(user).unwrap()),
+            params: Params::default(),
+            remote: SocketAddr::from(([127, 0, 0, 1], 1)),
+            subprotocol: None,
+            since: SystemTime::now(),
+        })
+    }
+}
+
 impl Offer {
     /// The offer as the data of a connect event.
     pub(super) fn to_json(&self) -> Bytes {

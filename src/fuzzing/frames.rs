@@ -8,7 +8,7 @@ use tokio::io::duplex;
 
 use super::METRICS;
 use super::stream::{Frame, Manner, PING, PIPE, PONG, manner, runtime, server_frames, talk};
-use crate::config::{AuthMode, Backend, EventKind, Plan, Route, Size};
+use crate::config::{AuthMode, Backend, EventKind, Limits, Plan, Route, Size};
 use crate::connection::{Accepted, Farewells, Written, run};
 use crate::event::{Peer, Trace};
 use crate::hub::Table;
@@ -39,7 +39,7 @@ pub fn frames(input: &[u8]) {
 pub(super) fn transcript(bytes: &[u8], manner: Manner) -> Vec<Frame> {
     runtime().block_on(async {
         let (ours, theirs) = duplex(PIPE);
-        let (table, places) = (Table::new(), Permits::new(1));
+        let (table, places) = (Table::new(&Limits::default(), &METRICS), Permits::new(1));
         let connection = Box::pin(run(theirs, accepted(&table, &places)));
         let all = talk(ours, bytes, manner, connection).await;
         assert!(table.is_empty() && places.taken() == 0, "nothing is left behind");
@@ -52,18 +52,19 @@ pub(super) fn transcript(bytes: &[u8], manner: Manner) -> Vec<Frame> {
 fn accepted(table: &Table, places: &Permits) -> Accepted {
     let (route, relay) = &*ROUTE;
     let id = ConnectionId::random(NodeId::random());
-    let (registered, mailbox) = table.register(id, &route.outbox);
+    let peer = Arc::new(Peer {
+        id,
+        route: Arc::clone(route),
+        user: None,
+        path: "/ws".into(),
+        params: Box::default(),
+        remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+        subprotocol: None,
+        since: SystemTime::UNIX_EPOCH,
+    });
+    let (registered, mailbox) = table.register(&peer);
     Accepted {
-        peer: Arc::new(Peer {
-            id,
-            route: Arc::clone(route),
-            user: None,
-            path: "/ws".into(),
-            params: Box::default(),
-            remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
-            subprotocol: None,
-            since: SystemTime::UNIX_EPOCH,
-        }),
+        peer,
         relay: relay.clone(),
         trace: Trace::start(),
         sequence: 0,

@@ -139,7 +139,7 @@ fn edge() -> (Edge, Caller) {
         node: NodeId::random(),
         admission: Arc::new(Admission::new(&limits, Memory::default())),
         refused: Permits::new(1),
-        table: Table::new(),
+        table: Table::new(&limits, &METRICS),
         farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
         users: Users::new(),
         metrics: METRICS.clone(),

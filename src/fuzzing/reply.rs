@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use crate::close::{Cause, Close, REASON_MAX, is_sendable};
 use crate::event::{Action, Ended, EventBody, Offer, Outcome};
+use crate::id::GroupName;
 use crate::message::{Kind, Message};
 use crate::nats::Reply;
 use crate::relay;
@@ -39,6 +40,9 @@ pub fn reply(input: &[u8]) {
             assert!(actions.is_sorted_by_key(place), "{actions:?}");
             actions.iter().for_each(|action| match action {
                 Action::Send(message) => check(message),
+                Action::Join(group) | Action::Leave(group) => {
+                    assert_eq!(GroupName::from_token(&group.token()).as_ref(), Ok(group));
+                }
                 Action::State(_) => {}
                 Action::Close(close) => {
                     assert!(is_sendable(close.code) && close.reason.len() <= REASON_MAX);
@@ -85,12 +89,14 @@ fn read(bytes: &[u8]) -> Reply {
     Reply { status, headers, payload: Bytes::copy_from_slice(payload) }
 }
 
-/// Payload, then state, then close.
+/// Payload, then groups, then state, then close.
 fn place(action: &Action) -> u8 {
     match action {
         Action::Send(_) => 0,
-        Action::State(_) => 1,
-        Action::Close(_) => 2,
+        Action::Join(_) => 1,
+        Action::Leave(_) => 2,
+        Action::State(_) => 3,
+        Action::Close(_) => 4,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::auth::{self, Denied};
 use crate::config::{EventKind, JwtSources};
 use crate::connection::{Farewells, Promise, Unopened};
 use crate::event::{Event, EventBody, Grant, Offer, Outcome, Params, Peer, State, Trace};
-use crate::id::UserId;
+use crate::id::{GroupName, UserId};
 use crate::limits::Seat;
 use crate::relay::Relay;
 
@@ -28,6 +28,8 @@ pub(super) struct Admitted {
     pub(super) expires: Option<SystemTime>,
     /// The plan that its token names.
     pub(super) plan: Option<String>,
+    /// The groups that its route, its token and the backend put it in.
+    pub(super) groups: Vec<GroupName>,
     /// The selected subprotocol.
     pub(super) subprotocol: Option<String>,
     /// The backend's state.
@@ -49,6 +51,7 @@ struct Shown {
     user: Option<UserId>,
     expires: Option<SystemTime>,
     plan: Option<String>,
+    groups: Vec<GroupName>,
     claims: serde_json::Map<String, serde_json::Value>,
     /// The query without a token.
     query: String,
@@ -78,10 +81,11 @@ pub(super) async fn admit<B>(
     let shown = show(door, request, &attempt.caller, opening).await?;
     attempt.user = shown.user.clone();
     let trace = trace_of(request);
-    let admitted = Admitted {
+    let mut admitted = Admitted {
         user: shown.user.clone(),
         expires: shown.expires,
         plan: shown.plan.clone(),
+        groups: groups_of_route(door, params)?,
         subprotocol: select(&door.route.subprotocols, &shown.subprotocols),
         state: None,
         headers: Vec::new(),
@@ -90,11 +94,13 @@ pub(super) async fn admit<B>(
         unopened: None,
         seat,
     };
+    admitted.groups.extend(shown.groups.iter().cloned());
     if !door.route.wants(EventKind::Connect) {
         return Ok(admitted);
     }
     let event = connect_event(door, request, attempt, params, shown, trace);
     let (grant, unopened, seat) = ask(door, event, admitted.seat, farewells).await?;
+    admitted.groups.extend(grant.groups);
     Ok(Admitted {
         unopened: Some(unopened),
         subprotocol: grant.subprotocol.or(admitted.subprotocol),
@@ -150,11 +156,24 @@ async fn show<B>(
                 user: Some(identity.user),
                 expires: Some(identity.expires_at),
                 plan: identity.plan,
+                groups: identity.groups,
                 claims: identity.claims,
                 ..rest
             })
         }
     }
+}
+
+/// The groups of the route, by what its path stands for.
+fn groups_of_route(door: &Door, params: &Params) -> Result<Vec<GroupName>, Refusal> {
+    let name = |template: &String| {
+        let filled = params.iter().fold(template.clone(), |text, (name, value)| {
+            text.replace(&format!("{{{name}}}"), value)
+        });
+        GroupName::new(&filled)
+            .map_err(|_| Refusal::BadRequest("the path stands for a group whose name is too long"))
+    };
+    door.route.groups.iter().map(name).collect()
 }
 
 /// The subprotocol to select: the route's best that was offered; where a route lists none, the first

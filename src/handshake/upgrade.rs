@@ -59,7 +59,12 @@ impl Doorkeeper {
         if let Some(asked) = admitted.unopened {
             asked.opened();
         }
-        let (registered, mailbox) = self.table.register(peer.id, &peer.route.outbox);
+        let (registered, mailbox) = self.table.register(&peer);
+        for group in &admitted.groups {
+            if let Err(error) = registered.join(group) {
+                tracing::warn!(connection = %peer.id, %error, "group not joined");
+            }
+        }
         let meters = door.plans.meters(&peer, admitted.plan.as_deref(), &self.users);
         // The drain says stop, then wishes everybody in the table to end. Looking after registering
         // leaves no gap: who comes too late for the table sees the stop here.

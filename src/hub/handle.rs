@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
 
-use super::outbox::{NotTaken, Outbox};
+use super::outbox::{Account, NotTaken, Outbox};
 use crate::close::{Cause, Close};
 use crate::config;
 use crate::message::Message;
@@ -74,14 +75,15 @@ impl Handle {
         self.0.call();
     }
 
-    /// Puts a message into the outbox; the connection sends it when its client reads.
+    /// Puts a message into the outbox; the connection sends it when its client reads, unless that is
+    /// after `expires`.
     ///
     /// # Errors
     /// When there is no room, and the connection is cut then, with 4508; or when it is at its end.
-    pub fn push(&self, message: Message) -> Result<(), NotTaken> {
+    pub fn push(&self, message: Message, expires: Option<Instant>) -> Result<(), NotTaken> {
         let offered = {
             let mut shared = self.0.lock();
-            let offered = shared.outbox.offer(message);
+            let offered = shared.outbox.offer(message, expires);
             if offered == Err(NotTaken::Full) {
                 shared.cut(Close::of(Cause::OutboxFull));
             }
@@ -144,13 +146,13 @@ impl Mailbox {
     /// # Errors
     /// When there is no room, or the connection is at its end.
     pub fn offer(&self, message: Message) -> Result<(), NotTaken> {
-        self.with_outbox(|outbox| outbox.offer(message))
+        self.with_outbox(|outbox| outbox.offer(message, None))
     }
 
     /// The bytes of the message whose turn it is.
     #[must_use]
-    pub fn next(&self) -> Option<usize> {
-        self.with_outbox(|outbox| outbox.next())
+    pub fn next(&self, now: Instant) -> Option<usize> {
+        self.with_outbox(|outbox| outbox.next(now))
     }
 
     /// Takes the message whose turn it is.
@@ -178,11 +180,10 @@ impl Mailbox {
         !self.has_waiting() || self.with_outbox(|outbox| outbox.is_low())
     }
 
-    /// Payload bytes that wait, the most that ever did, and the messages that were dropped since the
-    /// last call.
+    /// What became of the outbox since the last call.
     #[must_use]
-    pub fn account(&self) -> (usize, usize, usize) {
-        self.with_outbox(|outbox| (outbox.bytes(), outbox.peak(), outbox.take_dropped()))
+    pub fn account(&self) -> Account {
+        self.with_outbox(Outbox::account)
     }
 
     fn with_outbox<T>(&self, act: impl FnOnce(&mut Outbox) -> T) -> T {

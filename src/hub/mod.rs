@@ -1,9 +1,32 @@
-//! Who is connected to this node, and the way to tell a connection something.
+//! Who is connected to this node, by connection, user and group, and the way to tell them something.
+//!
+//! ```text
+//! NATS -> intake -> push -> hub -> members -> handle -> outbox -> (the connection's own task) -> client
+//! ```
+//!
+//! Nothing here waits: a push ends in outboxes, which are bounded, and a slow client costs nobody else
+//! anything.
 
+mod shards;
 mod outbox;
 mod handle;
+mod push;
+mod member;
+mod changes;
+#[expect(clippy::module_inception, reason = "the hub is what this station is about")]
+mod hub;
 mod table;
+mod received;
+mod intake;
+mod linger;
+mod interest;
+#[cfg(test)]
+mod tests;
 
 pub use handle::{Handle, Mailbox, Wish};
-pub use outbox::{NotTaken, Outbox};
+pub use hub::{Hub, JoinError};
+pub use interest::Interest;
+pub use member::Member;
+pub use outbox::{Account, NotTaken, Outbox};
+pub use push::{Push, Target};
 pub use table::{Registered, Table};

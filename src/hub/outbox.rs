@@ -5,24 +5,49 @@
 
 use std::collections::VecDeque;
 
+use tokio::time::Instant;
+
 use crate::config;
 use crate::message::Message;
 
 /// Messages for one client, oldest first.
 #[derive(Debug)]
 pub struct Outbox {
-    queue: VecDeque<Message>,
+    queue: VecDeque<Waiting>,
     /// Payload bytes in the queue.
     bytes: usize,
     /// The most bytes there have been.
     peak: usize,
     /// Messages that made room for newer ones, since they were last asked for.
     dropped: usize,
+    /// Messages that came too late, since they were last asked for.
+    expired: usize,
     /// Whether nothing is taken any more: the close frame goes out, or the connection is cut.
     is_sealed: bool,
     max_bytes: usize,
     max_messages: usize,
     when_full: config::WhenFull,
+}
+
+/// A message that waits.
+#[derive(Debug)]
+struct Waiting {
+    message: Message,
+    /// When it is of no use any more.
+    expires: Option<Instant>,
+}
+
+/// What became of an outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Account {
+    /// Payload bytes that wait.
+    pub bytes: usize,
+    /// The most that ever did.
+    pub peak: usize,
+    /// Messages that made room for newer ones.
+    pub dropped: usize,
+    /// Messages that came too late to be sent.
+    pub expired: usize,
 }
 
 /// Why a message is not taken.
@@ -45,6 +70,7 @@ impl Outbox {
             bytes: 0,
             peak: 0,
             dropped: 0,
+            expired: 0,
             is_sealed: false,
             max_bytes: bounds.max_bytes.bytes(),
             max_messages: bounds.max_messages,
@@ -56,7 +82,7 @@ impl Outbox {
     ///
     /// # Errors
     /// When there is no room, or it is sealed.
-    pub fn offer(&mut self, message: Message) -> Result<(), NotTaken> {
+    pub fn offer(&mut self, message: Message, expires: Option<Instant>) -> Result<(), NotTaken> {
         if self.is_sealed {
             return Err(NotTaken::Ended);
         }
@@ -71,19 +97,22 @@ impl Outbox {
         }
         self.bytes += message.data().len();
         self.peak = self.peak.max(self.bytes);
-        self.queue.push_back(message);
+        self.queue.push_back(Waiting { message, expires });
         Ok(())
     }
 
-    /// The bytes of the message whose turn it is.
-    #[must_use]
-    pub fn next(&self) -> Option<usize> {
-        self.queue.front().map(|message| message.data().len())
+    /// The bytes of the message whose turn it is. Those before it that came too late are gone.
+    pub fn next(&mut self, now: Instant) -> Option<usize> {
+        while self.queue.front().is_some_and(|next| next.expires.is_some_and(|end| end <= now)) {
+            self.take();
+            self.expired += 1;
+        }
+        self.queue.front().map(|next| next.message.data().len())
     }
 
     /// Takes the message whose turn it is.
     pub fn take(&mut self) -> Option<Message> {
-        let message = self.queue.pop_front()?;
+        let Waiting { message, .. } = self.queue.pop_front()?;
         self.bytes -= message.data().len();
         if self.queue.is_empty() {
             // An idle connection keeps no buffer.
@@ -127,15 +156,11 @@ impl Outbox {
         self.bytes
     }
 
-    /// The most bytes that ever waited.
-    #[must_use]
-    pub fn peak(&self) -> usize {
-        self.peak
-    }
-
-    /// Messages that made room for newer ones since the last call.
-    pub fn take_dropped(&mut self) -> usize {
-        std::mem::take(&mut self.dropped)
+    /// How full it is, and what was lost since the last call.
+    pub fn account(&mut self) -> Account {
+        let (dropped, expired) =
+            (std::mem::take(&mut self.dropped), std::mem::take(&mut self.expired));
+        Account { bytes: self.bytes, peak: self.peak, dropped, expired }
     }
 
     fn has_room(&self, message: &Message) -> bool {
@@ -160,35 +185,41 @@ mod tests {
 
     #[test]
     fn bytes_and_messages_are_bounded() {
+        let now = Instant::now();
         let mut full = outbox(WhenFull::Close);
-        assert!((0..4).all(|_| full.offer(message(1)) == Ok(())));
+        assert!((0..4).all(|_| full.offer(message(1), None) == Ok(())));
         assert_eq!(
-            (full.offer(message(0)), full.bytes(), full.next()),
+            (full.offer(message(0), None), full.bytes(), full.next(now)),
             (Err(NotTaken::Full), 0, None)
         );
         let mut large = outbox(WhenFull::Close);
-        assert_eq!(large.offer(message(1000)), Ok(()));
-        assert_eq!(large.offer(message(24)), Ok(()));
-        assert_eq!((large.bytes(), large.offer(message(1))), (1024, Err(NotTaken::Full)));
-        assert_eq!(large.offer(message(1)), Err(NotTaken::Ended), "the connection is being closed");
-        assert_eq!(large.peak(), 1024);
+        assert_eq!(large.offer(message(1000), None), Ok(()));
+        assert_eq!(large.offer(message(24), None), Ok(()));
+        assert_eq!((large.bytes(), large.offer(message(1), None)), (1024, Err(NotTaken::Full)));
+        assert_eq!(
+            large.offer(message(1), None),
+            Err(NotTaken::Ended),
+            "the connection is being closed"
+        );
+        assert_eq!(large.account().peak, 1024);
     }
 
     #[test]
     fn the_oldest_make_room_for_the_newest() {
+        let now = Instant::now();
         let mut outbox = outbox(WhenFull::DropOldest);
         for bytes in 100..104 {
-            assert_eq!(outbox.offer(message(bytes)), Ok(()));
+            assert_eq!(outbox.offer(message(bytes), None), Ok(()));
         }
-        assert_eq!((outbox.offer(message(1)), outbox.take_dropped()), (Ok(()), 1));
-        assert_eq!((outbox.offer(message(1000)), outbox.take_dropped()), (Ok(()), 3));
-        assert_eq!((outbox.bytes(), outbox.next()), (1001, Some(1)));
+        assert_eq!((outbox.offer(message(1), None), outbox.account().dropped), (Ok(()), 1));
+        assert_eq!((outbox.offer(message(1000), None), outbox.account().dropped), (Ok(()), 3));
+        assert_eq!((outbox.bytes(), outbox.next(now)), (1001, Some(1)));
     }
 
     #[test]
     fn one_message_always_fits_and_an_empty_outbox_holds_nothing() {
         let mut outbox = outbox(WhenFull::Close);
-        assert_eq!(outbox.offer(message(5000)), Ok(()));
+        assert_eq!(outbox.offer(message(5000), None), Ok(()));
         assert_eq!(outbox.take().map(|message| message.data().len()), Some(5000));
         assert_eq!((outbox.bytes(), outbox.queue.capacity(), outbox.take()), (0, 0, None));
     }

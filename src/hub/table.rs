@@ -1,53 +1,88 @@
-//! All connections of the node.
+//! All connections of the node, by hub.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
 
+use super::changes::Changes;
 use super::handle::{Handle, Mailbox};
-use crate::config;
-use crate::id::ConnectionId;
+use super::hub::{Hub, JoinError, Shared};
+use super::member::Member;
+use crate::config::Limits;
+use crate::event::Peer;
+use crate::id::{GroupName, HubName};
+use crate::metrics::Metrics;
 
-/// The connections by id, in shards so that handshakes on many cores do not meet at one lock. No
-/// lock is held across an await or while another one is taken.
+/// The hubs of the node. Cloning shares them.
 #[derive(Debug, Clone)]
-pub struct Table(Arc<[Shard; SHARDS]>);
+pub struct Table(Arc<Inner>);
 
-/// A connection's place in the table; it is given back on drop.
 #[derive(Debug)]
-pub struct Registered {
-    id: ConnectionId,
-    table: Table,
+struct Inner {
+    /// As many as routes ever named. Read for each push, written when there is a new one.
+    hubs: RwLock<HashMap<HubName, Arc<Hub>>>,
+    shared: Arc<Shared>,
 }
 
-type Shard = Mutex<HashMap<ConnectionId, Handle>>;
-
-const SHARDS: usize = 64;
+/// A connection's place in its hub; it is given back on drop, and with it the place in every group.
+#[derive(Debug)]
+pub struct Registered {
+    hub: Arc<Hub>,
+    member: Arc<Member>,
+}
 
 impl Table {
     /// No connections yet.
     #[must_use]
-    pub fn new() -> Self {
-        Self(Arc::new(std::array::from_fn(|_| Mutex::default())))
+    pub fn new(limits: &Limits, metrics: &Metrics) -> Self {
+        let shared = Arc::new(Shared {
+            groups_of_connection: limits.max_groups_per_connection.into(),
+            members_of_group: limits.max_group_members.into(),
+            groups: metrics.groups().clone(),
+            users: metrics.users().clone(),
+            changes: Changes::default(),
+        });
+        Self(Arc::new(Inner { hubs: RwLock::default(), shared }))
+    }
+
+    /// Changes the bounds. Who is in a group beyond them stays.
+    pub fn set_limits(&self, limits: &Limits) {
+        self.0.shared.set_limits(limits);
     }
 
     /// Adds a connection until the returned guard is dropped.
     #[must_use]
-    pub fn register(&self, id: ConnectionId, outbox: &config::Outbox) -> (Registered, Mailbox) {
-        let (handle, mailbox) = Handle::new(outbox);
-        self.shard(&id).insert(id, handle);
-        (Registered { id, table: self.clone() }, mailbox)
+    pub fn register(&self, peer: &Arc<Peer>) -> (Registered, Mailbox) {
+        let (handle, mailbox) = Handle::new(&peer.route.outbox);
+        let hub = self.hub_or_new(&peer.route.hub);
+        let member = Arc::new(Member::new(Arc::clone(peer), handle));
+        hub.enter(&member);
+        (Registered { hub, member }, mailbox)
+    }
+
+    /// A hub that the node serves, or that has or had connections here.
+    #[must_use]
+    pub fn hub(&self, name: &HubName) -> Option<Arc<Hub>> {
+        self.0.hubs.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// All hubs that the node serves, or that have or had connections here.
+    #[must_use]
+    pub fn hubs(&self) -> Vec<Arc<Hub>> {
+        self.0.hubs.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// The lines to all connections there are now.
     #[must_use]
     pub fn handles(&self) -> Vec<Handle> {
-        self.0.iter().flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>()).collect()
+        let all = super::Target::All;
+        let members = self.hubs().into_iter().flat_map(|hub| hub.members(&all));
+        members.map(|member| member.handle.clone()).collect()
     }
 
     /// How many connections there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.iter().map(|shard| lock(shard).len()).sum()
+        self.hubs().iter().map(|hub| hub.count(&super::Target::All)).sum()
     }
 
     /// Whether there is no connection.
@@ -56,42 +91,43 @@ impl Table {
         self.len() == 0
     }
 
-    #[expect(clippy::indexing_slicing, reason = "the remainder is below the number of shards")]
-    fn shard(&self, id: &ConnectionId) -> MutexGuard<'_, HashMap<ConnectionId, Handle>> {
-        lock(&self.0[id.spread() as usize % SHARDS])
+    /// From now on keeps in mind which groups get their first member here or lose their last.
+    pub fn watch_groups(&self) {
+        self.0.shared.changes.watch();
+    }
+
+    /// Waits until groups have got their first member or lost their last, or may have. Cancel safe.
+    pub async fn changed_groups(&self) -> HashSet<(HubName, GroupName)> {
+        self.0.shared.changes.next().await
+    }
+
+    /// A hub, also one that nobody is in yet.
+    pub(super) fn hub_or_new(&self, name: &HubName) -> Arc<Hub> {
+        self.hub(name).unwrap_or_else(|| {
+            let mut hubs = self.0.hubs.write().unwrap_or_else(PoisonError::into_inner);
+            let new = || Arc::new(Hub::new(name.clone(), Arc::clone(&self.0.shared)));
+            Arc::clone(hubs.entry(name.clone()).or_insert_with(new))
+        })
     }
 }
 
-impl Default for Table {
-    fn default() -> Self {
-        Self::new()
+impl Registered {
+    /// Joins the connection to a group; whether it was not in it before.
+    ///
+    /// # Errors
+    /// When a bound is reached.
+    pub fn join(&self, group: &GroupName) -> Result<bool, JoinError> {
+        self.hub.join(&self.member, group)
+    }
+
+    /// Takes the connection out of a group; whether it was in it.
+    pub fn leave(&self, group: &GroupName) -> bool {
+        self.hub.leave(&self.member, group)
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.table.shard(&self.id).remove(&self.id);
-    }
-}
-
-fn lock(shard: &Shard) -> MutexGuard<'_, HashMap<ConnectionId, Handle>> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::id::NodeId;
-
-    #[test]
-    fn a_connection_is_in_the_table_for_the_life_of_its_guard() {
-        let table = Table::new();
-        let node = NodeId::random();
-        let kept: Vec<_> = (0..1000)
-            .map(|_| table.register(ConnectionId::random(node), &config::Outbox::default()))
-            .collect();
-        assert_eq!((table.len(), table.handles().len()), (1000, 1000));
-        drop(kept);
-        assert!(table.is_empty());
+        self.hub.forget(&self.member);
     }
 }

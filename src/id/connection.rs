@@ -1,6 +1,7 @@
 //! `<node>.<random>`: where a connection lives, and a part that nobody can guess.
 
 use std::fmt;
+use std::str::FromStr;
 
 use rand::RngExt;
 
@@ -14,6 +15,11 @@ pub struct ConnectionId {
     node: NodeId,
     random: u128,
 }
+
+/// A text that is no id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an id as moorline makes them")]
+pub struct IdError;
 
 const NODE_LEN: usize = 12;
 /// Lower case and digits only: legal in a NATS token, a URL, a DNS label and a file name.
@@ -53,6 +59,31 @@ impl ConnectionId {
     #[must_use]
     pub fn node(&self) -> NodeId {
         self.node
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let bytes: [u8; NODE_LEN] = text.as_bytes().try_into().map_err(|_| IdError)?;
+        if bytes.iter().all(|b| ALPHABET.contains(b)) { Ok(Self(bytes)) } else { Err(IdError) }
+    }
+}
+
+impl FromStr for ConnectionId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let (node, letters) = text.split_once('.').ok_or(IdError)?;
+        let mut random = 0;
+        for (i, b) in letters.bytes().enumerate() {
+            let five_bits = ALPHABET.iter().position(|letter| *letter == b).ok_or(IdError)?;
+            random |= u128::try_from(five_bits).unwrap_or_default().unbounded_shl(5 * i as u32);
+        }
+        let id = Self { node: node.parse()?, random };
+        // Too few or too many letters, or bits that an id has not, would be a second text of the same.
+        if id.to_string() == text { Ok(id) } else { Err(IdError) }
     }
 }
 
@@ -98,6 +129,12 @@ mod tests {
         assert_eq!(left, node.as_str());
         assert_eq!(right.len(), RANDOM_LEN);
         assert!(right.bytes().all(|b| ALPHABET.contains(&b)));
+        assert_eq!(text.parse::<ConnectionId>().map(|id| id.to_string()), Ok(text.clone()));
+        for bad in
+            ["", "a.b", "a", &text[1..], &text[..38], &format!("{text}a"), &text.to_uppercase()]
+        {
+            assert_eq!(bad.parse::<ConnectionId>(), Err(IdError), "{bad}");
+        }
         for bit in 0..128 {
             let a = ConnectionId { node, random: 0 }.to_string();
             let b = ConnectionId { node, random: 1 << bit }.to_string();

@@ -18,6 +18,10 @@ pub struct HubName(Arc<str>);
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct UserId(Arc<str>);
 
+/// A group of connections, by the same rule as users.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupName(Arc<str>);
+
 /// Why a name was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -30,6 +34,9 @@ pub enum NameError {
     /// A control character, which no log, header or terminal should ever see.
     #[error("a name must not have control characters")]
     Control,
+    /// A token that no name is encoded as.
+    #[error("a token has A-Z a-z 0-9 _ - and =XX, two upper-case hex digits, for all other bytes")]
+    Token,
     /// A hub name with a character that would need encoding.
     #[error("a hub name is 1 to 64 of A-Z a-z 0-9 _ -")]
     Hub,
@@ -46,7 +53,46 @@ impl HubName {
     }
 }
 
+impl GroupName {
+    /// Checks and keeps `name`.
+    ///
+    /// # Errors
+    /// When the name is empty, too long once encoded, or has control characters.
+    pub fn new(name: &str) -> Result<Self, NameError> {
+        check(name)?;
+        Ok(Self(Arc::from(name)))
+    }
+
+    /// The name that was encoded as this token.
+    ///
+    /// # Errors
+    /// When nothing is encoded so.
+    pub fn from_token(token: &str) -> Result<Self, NameError> {
+        Self::new(&decode(token)?)
+    }
+
+    /// The name as it was given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name as one NATS subject token.
+    #[must_use]
+    pub fn token(&self) -> String {
+        encode(&self.0)
+    }
+}
+
 impl UserId {
+    /// The user who was encoded as this token.
+    ///
+    /// # Errors
+    /// When nobody is encoded so.
+    pub fn from_token(token: &str) -> Result<Self, NameError> {
+        Self::new(&decode(token)?)
+    }
+
     /// Checks and keeps `name`.
     ///
     /// # Errors
@@ -102,6 +148,18 @@ impl fmt::Debug for HubName {
     }
 }
 
+impl fmt::Display for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
 impl fmt::Display for UserId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -134,6 +192,33 @@ fn encode(name: &str) -> String {
         }
         token
     })
+}
+
+/// The one name that [`encode`] makes `token` of.
+fn decode(token: &str) -> Result<String, NameError> {
+    let mut bytes = Vec::with_capacity(token.len());
+    let mut rest = token.bytes();
+    while let Some(b) = rest.next() {
+        bytes.push(match b {
+            b'=' => match (rest.next().and_then(digit), rest.next().and_then(digit)) {
+                (Some(high), Some(low)) => high << 4 | low,
+                _ => return Err(NameError::Token),
+            },
+            b => b,
+        });
+    }
+    let name = String::from_utf8(bytes).map_err(|_| NameError::Token)?;
+    // What has a shorter form, or none, would be a second token of the same name.
+    if encode(&name) == token { Ok(name) } else { Err(NameError::Token) }
+}
+
+/// An upper-case hex digit.
+fn digit(b: u8) -> Option<u8> {
+    match b {
+        b'0'..=b'9' => Some(b - b'0'),
+        b'A'..=b'F' => Some(b - b'A' + 10),
+        _ => None,
+    }
 }
 
 fn is_plain(b: u8) -> bool {
@@ -174,6 +259,14 @@ mod tests {
             let (x, y) = (UserId::new(&a).unwrap().token(), UserId::new(&b).unwrap().token());
             assert_eq!(a == b, x == y);
             assert!(x.bytes().all(|c| is_plain(c) || c == b'='));
+            assert_eq!(UserId::from_token(&x), UserId::new(&a));
+        }
+
+        #[test]
+        fn a_token_is_of_one_name_or_none(token in "[A-Za-z=0-9.*>]{0,12}") {
+            if let Ok(name) = GroupName::from_token(&token) {
+                assert_eq!(name.token(), token);
+            }
         }
     }
 }

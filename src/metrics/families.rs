@@ -98,6 +98,27 @@ pub(super) fn register() -> Metrics {
             "Connections closed (close) or messages dropped (drop-oldest) at a full outbox.",
             &["hub", "route", "policy"],
         ),
+        outbox_expired: counters(
+            r,
+            "outbox_expired_total",
+            "Pushes that came too late to be sent, by their time to live.",
+            &place,
+        ),
+        groups: gauge(r, "groups", "Groups that have members on this node."),
+        users: gauge(r, "users", "Users that have connections to this node."),
+        pushes: counters(r, "pushes_total", "Pushes that reached this node.", &["target"]),
+        push_deliveries: counters(
+            r,
+            "push_deliveries_total",
+            "Connections that took a push.",
+            &["target"],
+        ),
+        pushes_refused: counters(
+            r,
+            "pushes_refused_total",
+            "Pushes that were given to nobody, because they break the contract.",
+            &["reason"],
+        ),
         handshakes: counters(
             r,
             "handshakes_total",
@@ -201,6 +222,13 @@ pub(super) fn register() -> Metrics {
     }
     for result in ["ok", "local", "untrusted", "malformed", "timeout", "closed", "evicted"] {
         metrics.proxy_protocol.with_label_values(&[result]);
+    }
+    for target in ["conn", "user", "group", "all"] {
+        metrics.pushes.with_label_values(&[target]);
+        metrics.push_deliveries.with_label_values(&[target]);
+    }
+    for reason in ["name", "header", "ttl", "reply"] {
+        metrics.pushes_refused.with_label_values(&[reason]);
     }
     for result in ["ok", "failed"] {
         metrics.config_reloads.with_label_values(&[result]);

@@ -31,6 +31,12 @@ pub struct Metrics {
     limited: IntCounterVec,
     outbox_bytes: IntGaugeVec,
     outbox_overflow: IntCounterVec,
+    outbox_expired: IntCounterVec,
+    groups: IntGauge,
+    users: IntGauge,
+    pushes: IntCounterVec,
+    push_deliveries: IntCounterVec,
+    pushes_refused: IntCounterVec,
     handshakes: IntCounterVec,
     handshake_duration: HistogramVec,
     tls_handshakes: IntCounterVec,
@@ -105,6 +111,29 @@ impl Metrics {
     /// was closed: `untrusted`, `malformed`, `timeout`, `closed`, `evicted`.
     pub fn proxy_protocol(&self, result: &'static str) {
         self.proxy_protocol.with_label_values(&[result]).inc();
+    }
+
+    /// Groups that have members on this node.
+    #[must_use]
+    pub fn groups(&self) -> &IntGauge {
+        &self.groups
+    }
+
+    /// Users that have connections to this node.
+    #[must_use]
+    pub fn users(&self) -> &IntGauge {
+        &self.users
+    }
+
+    /// A push to this kind of target was taken by so many connections.
+    pub fn push(&self, target: &'static str, deliveries: usize) {
+        self.pushes.with_label_values(&[target]).inc();
+        self.push_deliveries.with_label_values(&[target]).inc_by(deliveries as u64);
+    }
+
+    /// A push was refused: `name`, `header`, `ttl` or `reply` is what breaks the contract.
+    pub fn push_refused(&self, reason: &'static str) {
+        self.pushes_refused.with_label_values(&[reason]).inc();
     }
 
     /// When the certificate at this place in the config ends, in seconds since 1970.

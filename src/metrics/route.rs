@@ -30,6 +30,7 @@ pub struct RouteMetrics {
     outbox_bytes: IntGauge,
     outbox_closed: IntCounter,
     outbox_dropped: IntCounter,
+    outbox_expired: IntCounter,
     panics: IntCounter,
     disconnect_events: IntCounterVec,
 }
@@ -86,6 +87,7 @@ impl RouteMetrics {
             outbox_bytes: metrics.outbox_bytes.with_label_values(&place),
             outbox_closed: overflow("close"),
             outbox_dropped: overflow("drop-oldest"),
+            outbox_expired: metrics.outbox_expired.with_label_values(&place),
             panics: metrics.panics.clone(),
             disconnect_events: metrics.disconnect_events.clone(),
         }
@@ -149,12 +151,16 @@ impl RouteMetrics {
         self.limited.with_label_values(&[limit, action]).inc();
     }
 
-    /// An outbox that held `before` bytes holds `after`, and `dropped` messages made room for newer
-    /// ones.
-    pub fn outbox(&self, before: usize, after: usize, dropped: usize) {
+    /// An outbox that held `before` bytes holds `after`.
+    pub fn outbox(&self, before: usize, after: usize) {
         let number = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
         self.outbox_bytes.add(number(after) - number(before));
+    }
+
+    /// Messages made room for newer ones, or came too late to be sent.
+    pub fn outbox_lost(&self, dropped: usize, expired: usize) {
         self.outbox_dropped.inc_by(dropped as u64);
+        self.outbox_expired.inc_by(expired as u64);
     }
 
     /// A connection is closed because its outbox was full.

@@ -6,18 +6,19 @@
 //! module starts a new client.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use async_nats::client::PublishErrorKind;
+use async_nats::client::{PublishError, PublishErrorKind};
 use async_nats::connection::State;
 use async_nats::{Client, ClientError, Event, HeaderMap, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,8 @@ pub(super) struct Link {
     options: Arc<Options>,
     /// The present client; none while it is being replaced.
     client: ArcSwapOption<Client>,
+    /// Tells that there is another client.
+    renewed: watch::Sender<()>,
     /// Which client it is, so that a late word of the one before is not taken for its own.
     generation: AtomicU64,
     is_up: AtomicBool,
@@ -64,6 +67,7 @@ impl Link {
             inbox: format!("{INBOX}.{node}.{index}."),
             options,
             client: ArcSwapOption::empty(),
+            renewed: watch::Sender::new(()),
             generation: AtomicU64::new(0),
             is_up: AtomicBool::new(false),
             was_up: AtomicBool::new(false),
@@ -94,6 +98,7 @@ impl Link {
         match opened.await {
             Ok((client, replies)) => {
                 self.client.store(Some(Arc::new(client)));
+                self.renewed.send_replace(());
                 Some(replies)
             }
             Err(error) => {
@@ -190,30 +195,56 @@ impl Link {
     ) -> Result<Pending, RequestError> {
         let client = self.connected_client().ok_or(RequestError::NotConnected)?;
         let ticket = self.slots.take()?;
-        let mut reply = String::with_capacity(self.inbox.len() + Ticket::TOKEN_LEN);
-        reply.push_str(&self.inbox);
-        ticket.write_token(&mut reply);
-        let size = payload.len();
-        let subject = subject.to_nats();
-        let mut publish =
-            pin!(client.publish_with_reply_and_headers(subject, reply, headers, payload));
-        // The library's queue outlives the connection: what is put in it while the connection is
-        // down would be sent after the next one is up. So the ticket, which is lost with the
-        // connection, is looked at before each try, also after a wait for room.
-        let published = poll_fn(|cx| match ticket.poll_lost(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(RequestError::NotConnected)),
-            Poll::Pending => publish.as_mut().poll(cx).map(|published| {
-                published.map_err(|error| match error.kind() {
-                    PublishErrorKind::MaxPayloadExceeded => {
-                        RequestError::TooLarge { size, maximum: client.max_payload() }
-                    }
-                    PublishErrorKind::InvalidSubject => RequestError::Invalid,
-                    PublishErrorKind::Send => RequestError::NotConnected,
-                })
-            }),
-        });
+        let (subject, reply, size) = (subject.to_nats(), self.inbox_of(&ticket), payload.len());
+        let publish = pin!(client.publish_with_reply_and_headers(subject, reply, headers, payload));
+        let published = published(&ticket, &client, publish, size);
         timeout_at(deadline, published).await.unwrap_or(Err(RequestError::Full))?;
         Ok(Pending { ticket })
+    }
+
+    /// Sends a message to ourselves. A server does what a connection asks for in order, so when it
+    /// comes back every subscription that was asked for before is in force.
+    pub(super) async fn send_round(&self, deadline: Instant) -> Result<Pending, RequestError> {
+        let client = self.connected_client().ok_or(RequestError::NotConnected)?;
+        let ticket = self.slots.take()?;
+        let publish = pin!(client.publish(self.inbox_of(&ticket), Bytes::new()));
+        let published = published(&ticket, &client, publish, 0);
+        timeout_at(deadline, published).await.unwrap_or(Err(RequestError::Full))?;
+        Ok(Pending { ticket })
+    }
+
+    /// Publishes what nobody answers; false when it was not, until `deadline`.
+    pub(super) async fn publish(
+        &self,
+        subject: async_nats::Subject,
+        payload: Bytes,
+        deadline: Instant,
+    ) -> bool {
+        let Some(client) = self.connected_client() else { return false };
+        let published = timeout_at(deadline, client.publish(subject, payload)).await;
+        matches!(published, Ok(Ok(())))
+    }
+
+    /// Asks for a subscription, by the present client or the next one that there is. The library asks
+    /// again after each reconnect. Cancel safe.
+    pub(super) async fn subscribe(&self, filter: &async_nats::Subject) -> Subscriber {
+        let mut renewed = self.renewed.subscribe();
+        loop {
+            if let Some(client) = self.client.load_full()
+                && let Ok(subscriber) = client.subscribe(filter.clone()).await
+            {
+                return subscriber;
+            }
+            // It cannot end with an error: the sender is in `self`.
+            let _ = renewed.changed().await;
+        }
+    }
+
+    fn inbox_of(&self, ticket: &Ticket) -> String {
+        let mut inbox = String::with_capacity(self.inbox.len() + Ticket::TOKEN_LEN);
+        inbox.push_str(&self.inbox);
+        ticket.write_token(&mut inbox);
+        inbox
     }
 
     /// The client, if its connection is up as far as the library knows, which it does a moment
@@ -266,4 +297,29 @@ impl Pending {
             reply => Ok(reply),
         }
     }
+}
+
+/// Publishing, as long as the connection does not go away before.
+///
+/// The library's queue outlives the connection: what is put in it while the connection is down would
+/// be sent after the next one is up. So the ticket, which is lost with the connection, is looked at
+/// before each try, also after a wait for room.
+fn published<'a>(
+    ticket: &'a Ticket,
+    client: &'a Client,
+    mut publish: Pin<&'a mut impl Future<Output = Result<(), PublishError>>>,
+    size: usize,
+) -> impl Future<Output = Result<(), RequestError>> + 'a {
+    poll_fn(move |cx| match ticket.poll_lost(cx) {
+        Poll::Ready(()) => Poll::Ready(Err(RequestError::NotConnected)),
+        Poll::Pending => publish.as_mut().poll(cx).map(|published| {
+            published.map_err(|error| match error.kind() {
+                PublishErrorKind::MaxPayloadExceeded => {
+                    RequestError::TooLarge { size, maximum: client.max_payload() }
+                }
+                PublishErrorKind::InvalidSubject => RequestError::Invalid,
+                PublishErrorKind::Send => RequestError::NotConnected,
+            })
+        }),
+    })
 }

@@ -1,4 +1,4 @@
-//! NATS: the connections to it, the subjects on it, and requests over it.
+//! NATS: the connections to it, the subjects on it, requests over it and subscriptions to it.
 //!
 //! A request is published at most once and only while a connection is up. Each has exactly one end:
 //! its reply, or one [`RequestError`] that says whether anything was published. Knows nothing of
@@ -7,6 +7,7 @@
 mod subject;
 mod options;
 mod link;
+mod feed;
 mod slots;
 mod status;
 mod log_limit;
@@ -23,9 +24,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use feed::{Delivery, Feed, Subscription};
 pub use link::Pending;
 pub use log_limit::LogLimit;
-pub use subject::{Subject, SubjectError, Subjects};
+pub use subject::{Filter, Subject, SubjectError, Subjects};
 
 use crate::config;
 use crate::id::{ConnectionId, NodeId};
@@ -43,7 +45,10 @@ pub struct Nats {
 
 #[derive(Debug)]
 struct Inner {
-    /// The connections; never empty.
+    node: NodeId,
+    /// What every connection is made from.
+    options: Arc<Options>,
+    /// The connections for requests; never empty.
     links: Box<[Arc<Link>]>,
     /// The subjects below the configured prefix.
     subjects: Subjects,
@@ -181,6 +186,8 @@ impl Nats {
             links.push(link);
         }
         let inner = Inner {
+            node,
+            options,
             links: links.into(),
             subjects,
             status,
@@ -188,6 +195,14 @@ impl Nats {
             stop,
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Starts a connection for subscriptions, apart from those for requests; once a node. It lives as
+    /// long as they do.
+    pub async fn feed(&self, tasks: &Tasks, metrics: &Metrics) -> Feed {
+        let inner = &self.inner;
+        let stop = inner.stop.clone();
+        Feed::open(inner.links.len(), inner.node, &inner.options, stop, tasks, metrics).await
     }
 
     /// Publishes a request and waits for its reply, both until `deadline`. Requests with the same

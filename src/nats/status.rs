@@ -17,6 +17,8 @@ pub(super) struct Status {
     up: watch::Sender<usize>,
     /// Why the last attempt failed, for whoever waits for a connection. Held for an assignment.
     failure: Mutex<Option<String>>,
+    /// Counts the times that messages may have been missed.
+    gaps: watch::Sender<u64>,
     was_up: std::sync::atomic::AtomicBool,
     connected: IntGauge,
     reconnects: IntCounter,
@@ -33,6 +35,7 @@ impl Status {
         Self {
             up: watch::Sender::new(0),
             failure: Mutex::default(),
+            gaps: watch::Sender::new(0),
             was_up: false.into(),
             connected: metrics.nats_connected().clone(),
             reconnects: metrics.nats_reconnects().clone(),
@@ -50,6 +53,10 @@ impl Status {
         let _ = self.up.subscribe().wait_for(|up| *up > 0).await;
     }
 
+    pub(super) fn gaps(&self) -> watch::Receiver<u64> {
+        self.gaps.subscribe()
+    }
+
     pub(super) fn was_up(&self) -> bool {
         self.was_up.load(std::sync::atomic::Ordering::Relaxed)
     }
@@ -64,6 +71,7 @@ impl Status {
         self.connected.inc();
         if again {
             self.reconnects.inc();
+            self.gaps.send_modify(|gaps| *gaps += 1);
         }
         self.up.send_modify(|up| *up += 1);
         tracing::info!(connection, server_version = version, "NATS connected");
@@ -91,9 +99,10 @@ impl Status {
         }
     }
 
-    /// Replies were dropped, because we did not take them fast enough.
+    /// Messages were dropped, because we did not take them fast enough.
     pub(super) fn was_slow(&self, connection: usize) {
         self.slow_consumer.inc();
+        self.gaps.send_modify(|gaps| *gaps += 1);
         if let Some(left_out) = self.slow.admit(Instant::now()) {
             tracing::warn!(connection, left_out, "NATS subscription full, messages dropped");
         }

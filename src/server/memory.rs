@@ -75,9 +75,9 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
-    use crate::config::Outbox;
+    use crate::config::{AuthMode, Limits, Route};
+    use crate::event::Peer;
     use crate::hub::Wish;
-    use crate::id::{ConnectionId, NodeId};
     use crate::message::Message;
 
     const KIB: usize = 1024;
@@ -98,11 +98,12 @@ mod tests {
 
     #[test]
     fn who_leaves_the_most_unread_is_cut_and_counted() {
-        let (table, metrics, node) = (Table::new(), Metrics::new(), NodeId::random());
+        let metrics = Metrics::new();
+        let table = Table::new(&Limits::default(), &metrics);
         let mut cx = Context::from_waker(Waker::noop());
         let mut waiting = [100, 900, 1].map(|kib| {
-            let (registered, mailbox) =
-                table.register(ConnectionId::random(node), &Outbox::default());
+            let peer = Peer::on(Route::new("/ws", AuthMode::None), None);
+            let (registered, mailbox) = table.register(&peer);
             assert!(mailbox.offer(Message::binary(vec![0; kib * KIB])).is_ok());
             (registered, mailbox)
         });

@@ -96,6 +96,7 @@ impl Node {
     pub async fn start(config: Config, source: Option<Source>) -> Result<Self, ServerError> {
         let core = build::core(&config).await?;
         let served = build::served(&config, &core, None).await?;
+        build::open_hubs(&config, &core).await;
         let mut doors = Vec::new();
         if let Some(public) = &config.listeners.public {
             doors.push((open(public.address)?, Transport::Tls));

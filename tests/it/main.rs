@@ -23,6 +23,7 @@ mod tokens;
 mod tls;
 mod relaying;
 mod outages;
+mod pushes;
 mod connections;
 mod limits;
 mod slow;

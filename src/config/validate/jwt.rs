@@ -21,6 +21,7 @@ pub(super) fn check(jwt: &Jwt, findings: &mut Findings) {
         ("jwt.typ", jwt.typ.as_deref()),
         ("jwt.claims.user", Some(jwt.claims.user.as_str())),
         ("jwt.claims.plan", Some(jwt.claims.plan.as_str())),
+        ("jwt.claims.groups", Some(jwt.claims.groups.as_str())),
     ];
     for (path, text) in texts {
         findings.need(text.is_none_or(is_line), path, LINE);

@@ -38,6 +38,13 @@ pub(super) fn limits(limits: &Limits, findings: &mut Findings) {
     findings.period("limits.head_timeout", limits.head_timeout, tenth, 5 * MINUTE);
     findings.range("limits.max_head", limits.max_head, Size::kib(8), Size::kib(1024));
     findings.range("limits.max_headers", limits.max_headers, 16, 1000);
+    findings.range(
+        "limits.max_groups_per_connection",
+        limits.max_groups_per_connection,
+        1,
+        100_000,
+    );
+    findings.range("limits.max_group_members", limits.max_group_members, 1, 10_000_000);
     let most = Size::kib(64 * 1024 * 1024);
     findings.range("limits.max_held", limits.max_held, Size::kib(64), most);
     memory(&limits.memory, most, findings);

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::time::timeout;
 
 use super::{heartbeat, route};
-use crate::config::{Plan, Route};
+use crate::config::{Limits, Plan, Route};
 use crate::connection::{Accepted, Counted, Farewells, Written, run};
 use crate::event::{Peer, Trace};
 use crate::hub::{Handle, Table};
@@ -59,8 +59,8 @@ impl Client {
         let (io, theirs) = duplex(PIPE);
         let (theirs, written) = Counted::new(theirs);
         let theirs = wrap(theirs);
-        let table = Table::new();
         let metrics = Metrics::new();
+        let table = Table::new(&Limits::default(), &metrics);
         let meters = Meters::new(&Arc::new(PlanRules::new(plan, 0)), None);
         let accepted = Accepted { written, ..accepted(route(edit), &table, &metrics, meters) };
         let handle = table.handles().pop().unwrap();
@@ -114,18 +114,19 @@ impl Client {
 fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, meters: Meters) -> Accepted {
     let id = ConnectionId::random(NodeId::random());
     let relay = Relay::new(&route, None, &Hold::new(0), metrics).unwrap();
-    let (registered, mailbox) = table.register(id, &route.outbox);
+    let peer = Arc::new(Peer {
+        id,
+        route,
+        user: None,
+        path: "/ws".into(),
+        params: Box::default(),
+        remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+        subprotocol: None,
+        since: SystemTime::now(),
+    });
+    let (registered, mailbox) = table.register(&peer);
     Accepted {
-        peer: Arc::new(Peer {
-            id,
-            route,
-            user: None,
-            path: "/ws".into(),
-            params: Box::default(),
-            remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
-            subprotocol: None,
-            since: SystemTime::now(),
-        }),
+        peer,
         relay,
         trace: Trace::start(),
         sequence: 0,

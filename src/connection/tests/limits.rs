@@ -174,7 +174,7 @@ async fn nothing_is_taken_for_a_client_that_is_being_closed() {
     client.handle.part(Close::of(Cause::Drain));
     let (flags, payload) = client.next().await.unwrap();
     assert_eq!((flags, &payload[..2]), (FIN | CLOSE, &1012u16.to_be_bytes()[..]));
-    assert_eq!(client.handle.push(Message::text("too late")), Err(NotTaken::Ended));
+    assert_eq!(client.handle.push(Message::text("too late"), None), Err(NotTaken::Ended));
     client.frame(FIN | CLOSE, &1012u16.to_be_bytes()).await;
     assert_eq!(client.next().await, None, "the stream ends in good order");
     let closed = "moorline_connections_closed_total{cause=\"drain\",code=\"1012\"";
@@ -228,7 +228,7 @@ async fn what_waits_for_a_client_that_never_reads_is_bounded() {
             route.outbox = Outbox { max_bytes: Size::kib(100), max_messages: 100, when_full };
         })
     };
-    let push = |client: &Client, n: u8| client.handle.push(Message::binary(vec![n; 30_000]));
+    let push = |client: &Client, n: u8| client.handle.push(Message::binary(vec![n; 30_000]), None);
     let ended = async |client: &Client, cause: &str| {
         while !client.table.is_empty() {
             sleep(Duration::from_millis(10)).await;

@@ -1,4 +1,4 @@
-//! The JSON with which a backend lets a client in: `{"user_id", "subprotocol", "state",
+//! The JSON with which a backend lets a client in: `{"user_id", "groups", "subprotocol", "state",
 //! "headers"}`, all optional; an empty body accepts and says nothing more.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::Broken;
 use crate::event::{Grant, State};
-use crate::id::UserId;
+use crate::id::{GroupName, UserId};
 
 /// The most bytes of the JSON.
 pub(super) const MAX: usize = 64 * 1024;
@@ -21,6 +21,7 @@ const HEADERS_MAX: usize = 8 * 1024;
 #[serde(default)]
 struct Answer {
     user_id: Option<String>,
+    groups: Option<Vec<String>>,
     subprotocol: Option<String>,
     state: Option<String>,
     headers: Option<BTreeMap<String, Values>>,
@@ -48,12 +49,15 @@ pub(super) fn parse(json: &[u8], offered: &[String]) -> Result<Grant, Broken> {
     }
     let answer: Answer = serde_json::from_slice(json).map_err(|_| Broken::Json)?;
     let user = answer.user_id.as_deref().map(UserId::new).transpose();
+    let groups = answer.groups.unwrap_or_default();
+    let groups = groups.iter().map(|name| GroupName::new(name)).collect::<Result<_, _>>();
     let state = answer.state.as_deref().map(State::new).transpose();
     if answer.subprotocol.as_ref().is_some_and(|chosen| !offered.contains(chosen)) {
         return Err(Broken::Subprotocol);
     }
     Ok(Grant {
         user: user.map_err(|_| Broken::User)?,
+        groups: groups.map_err(|_| Broken::Group)?,
         subprotocol: answer.subprotocol,
         state: state.map_err(Broken::State)?.flatten(),
         headers: headers(answer.headers.unwrap_or_default())?,
@@ -116,7 +120,7 @@ mod tests {
             "",
             " \r\n",
             "{}",
-            r#"{"user_id":null,"headers":null,"state":"","groups":["a"],"new":1}"#,
+            r#"{"user_id":null,"headers":null,"state":"","groups":null,"new":1}"#,
         ] {
             assert_eq!(parsed(json), Ok(Grant::default()), "{json}");
         }

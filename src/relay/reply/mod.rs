@@ -1,4 +1,4 @@
-//! A backend's reply as an outcome, by the contract with backends (design: payload first, then
+//! A backend's reply as an outcome, by the contract with backends (payload first, then groups, then
 //! state, then close). Pure: no I/O, no clock, and nothing a backend sends makes it panic.
 
 mod grant;
@@ -6,9 +6,11 @@ mod grant;
 mod tests;
 
 use bytes::Bytes;
+use percent_encoding::percent_decode_str;
 
 use crate::close::{Cause, Close, is_sendable};
 use crate::event::{Action, EventBody, Outcome, Refusal, State};
+use crate::id::GroupName;
 use crate::message::{Kind, Message};
 use crate::nats::Reply;
 
@@ -22,6 +24,8 @@ pub(super) enum Broken {
     Status,
     #[error("moorline-state is over {max} bytes or has control characters ({0} bytes)", max = State::MAX)]
     State(usize),
+    #[error("a group in moorline-join, moorline-leave or the answer to a connect event is no name")]
+    Group,
     #[error("moorline-close is not a code that may be sent and a reason")]
     Close,
     #[error("the answer to a connect event is not the JSON object of the contract")]
@@ -41,6 +45,8 @@ pub(super) enum Broken {
 #[derive(Debug, Default)]
 struct Fields<'a> {
     content_type: Option<&'a str>,
+    join: Option<&'a str>,
+    leave: Option<&'a str>,
     state: Option<&'a str>,
     close: Option<&'a str>,
     status: Option<&'a str>,
@@ -115,6 +121,12 @@ fn actions(asked: Kind, fields: &Fields<'_>, payload: &Bytes) -> Result<Vec<Acti
         let message = Message::from_backend(fields.content_type, asked, payload.clone());
         actions.push(Action::Send(message));
     }
+    for group in groups(fields.join)? {
+        actions.push(Action::Join(group));
+    }
+    for group in groups(fields.leave)? {
+        actions.push(Action::Leave(group));
+    }
     if let Some(state) = fields.state {
         actions.push(Action::State(State::new(state).map_err(Broken::State)?));
     }
@@ -132,6 +144,10 @@ impl<'a> Fields<'a> {
             let is = |known: &str| name.eq_ignore_ascii_case(known);
             let (field, known) = if is("content-type") {
                 (&mut fields.content_type, "Content-Type")
+            } else if is("moorline-join") {
+                (&mut fields.join, "moorline-join")
+            } else if is("moorline-leave") {
+                (&mut fields.leave, "moorline-leave")
             } else if is("moorline-state") {
                 (&mut fields.state, "moorline-state")
             } else if is("moorline-close") {
@@ -153,6 +169,16 @@ impl<'a> Fields<'a> {
         }
         Ok(fields)
     }
+}
+
+/// Group names, percent-encoded (RFC 3986 section 2.1) and separated by commas.
+fn groups(list: Option<&str>) -> Result<Vec<GroupName>, Broken> {
+    let names = list.into_iter().flat_map(|list| list.split(',')).map(str::trim);
+    let name = |text: &str| {
+        let name = percent_decode_str(text).decode_utf8().map_err(|_| Broken::Group)?;
+        GroupName::new(&name).map_err(|_| Broken::Group)
+    };
+    names.filter(|text| !text.is_empty()).map(name).collect()
 }
 
 /// A number of 100 to 599, written with three digits.

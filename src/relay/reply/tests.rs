@@ -59,14 +59,34 @@ fn headers_act_after_the_payload_in_one_order() {
     let headers = [
         ("Moorline-Close", "4000 see you"),
         ("MOORLINE-STATE", "step 2"),
-        ("moorline-join", "a,b"),
+        ("Moorline-Join", "a, room%2C%20one ,"),
         ("moorline-leave", "c"),
         ("ce-id", "echoed"),
         ("ce-state", "echoed"),
     ];
-    let expected = [send(Message::text("hi")), state("step 2"), close(4000, "see you")];
+    let group = |name| GroupName::new(name).unwrap();
+    let expected = [
+        send(Message::text("hi")),
+        Action::Join(group("a")),
+        Action::Join(group("room, one")),
+        Action::Leave(group("c")),
+        state("step 2"),
+        close(4000, "see you"),
+    ];
     assert_eq!(replied(&headers, b"hi"), expected);
     assert_eq!(replied(&[("moorline-state", "")], b""), [state("")]);
+}
+
+#[test]
+fn a_group_is_a_name_or_the_reply_is_refused() {
+    let long = "x".repeat(201);
+    for name in ["%00", "%0d%0a", "%ff", &long] {
+        for header in ["moorline-join", "moorline-leave"] {
+            let refused = outcome(&asked(), &reply(&[(header, name)], b""));
+            assert_eq!(refused, Err(Broken::Group), "{name}");
+        }
+    }
+    assert_eq!(replied(&[("moorline-join", " , ")], b""), []);
 }
 
 #[test]

@@ -116,6 +116,8 @@ impl Node {
         {
             verifier.fetched().await.map_err(ServerError::KeySet)?;
         }
+        // A hub of a config that is refused would be served to nobody.
+        build::open_hubs(&config, &self.core).await;
         Ok(Some(Next { config, served }))
     }
 
@@ -133,6 +135,7 @@ impl Node {
         let changed = difference::sections(&self.config, &config).join(", ");
         let limits = config.limits;
         self.edge.rules.store(Arc::clone(&served.rules));
+        self.core.table.set_limits(&limits);
         self.edge.pending.set_max(limits.max_pending);
         self.edge.doorkeeper.admission.set_limits(&limits);
         self.edge.doorkeeper.farewells.places.set_max(limits.max_connections);

@@ -213,9 +213,9 @@ impl Node {
         .await;
     }
 
-    /// Waits until NATS is connected.
+    /// Waits until NATS is connected, for requests and for pushes.
     pub(crate) async fn reaches_nats(&self) {
-        self.metric_becomes("moorline_nats_connected", &[], 1.0).await;
+        self.metric_becomes("moorline_nats_connected", &[], 2.0).await;
     }
 }
 
