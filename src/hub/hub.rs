@@ -13,9 +13,9 @@ use prometheus::IntGauge;
 use super::changes::Changes;
 use super::member::Member;
 use super::push::{Push, Target};
-use super::shards::Shards;
 use crate::config::Limits;
 use crate::id::{ConnectionId, GroupName, HubName, UserId};
+use crate::limits::Shards;
 
 /// The connections of a hub to this node.
 #[derive(Debug)]

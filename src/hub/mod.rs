@@ -7,7 +7,6 @@
 //! Nothing here waits: a push ends in outboxes, which are bounded, and a slow client costs nobody else
 //! anything.
 
-mod shards;
 mod outbox;
 mod handle;
 mod push;

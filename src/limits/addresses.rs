@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::network::{Network, Shards};
+use super::network::Network;
+use super::shards::Shards;
 
 /// So many places for each address: an IPv4 address, or an IPv6 network of 64 bits.
 #[derive(Debug, Clone)]
@@ -21,7 +22,7 @@ pub struct AddressPermit {
 #[derive(Debug)]
 struct Taken {
     /// Never zero.
-    places: Shards<usize>,
+    places: Shards<Network, usize>,
     max: AtomicUsize,
 }
 

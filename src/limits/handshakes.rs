@@ -12,7 +12,8 @@ use governor::{Quota, RateLimiter};
 
 use super::Denied;
 use super::clock::{At, NodeClock};
-use super::network::{Network, SHARDS, Shards};
+use super::network::Network;
+use super::shards::{SHARDS, Shards};
 use crate::config::{HandshakeRate, Limits};
 
 /// The rates of opening handshakes, and of the TCP connections before them.
@@ -33,7 +34,7 @@ type Limiter<K, S> = RateLimiter<K, S, NodeClock, NoOpMiddleware<At>>;
 /// The addresses whose bucket is not full. One that finds no room here is not held to its own rate,
 /// only to the node's: a flood from very many addresses must not lock out those it does not know.
 #[derive(Debug)]
-struct Recent(Shards<Nanos>);
+struct Recent(Shards<Network, Nanos>);
 
 /// Addresses remembered in each shard: 262,144 in a table, about 10 MiB.
 const MOST: usize = (1 << 18) / SHARDS;

@@ -7,6 +7,7 @@ mod admission;
 mod addresses;
 mod handshakes;
 mod network;
+mod shards;
 mod memory;
 mod limit;
 mod meter;
@@ -21,6 +22,7 @@ pub use memory::{Memory, MemoryError, Watch};
 pub use meter::{Meter, Meters, PlanRules, Verdict};
 pub use pending::{Newcomer, Pending};
 pub use permits::{Permit, Permits};
+pub(crate) use shards::Shards;
 pub use users::{UserLimits, Users};
 
 /// What an open connection holds of the node's bounds.
