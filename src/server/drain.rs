@@ -24,6 +24,8 @@ struct Schedule {
 
 /// Time for what is still on its way to NATS.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for what backends have asked for to be done.
+const BACKENDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for operators who wait for the end to read that it came.
 const OPERATORS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the log and the gauges say how far the drain is.
@@ -53,6 +55,8 @@ impl Node {
             never = self.report(&schedule) => match never {},
         };
         self.tell(Stage::Over, left, Duration::ZERO);
+        self.core.crews.backends.stop();
+        let _ = timeout(BACKENDS_TIMEOUT, self.core.crews.backends.ended()).await;
         if let Some(nats) = &self.core.nats {
             nats.drain(Instant::now() + FLUSH_TIMEOUT).await;
         }
