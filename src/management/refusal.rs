@@ -14,7 +14,7 @@ use crate::handshake::retry_after;
 use crate::hub::FleetError;
 use crate::id::{HubName, NameError};
 
-/// Why a request is refused. Up to `Crowded` the backend must change something.
+/// Why a request is refused. Up to `Not` the backend must change something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     /// It comes from a page.
@@ -54,8 +54,11 @@ pub(super) enum Refusal {
     #[error("{0}")]
     Wrong(String),
     /// Its body is over the bound.
-    #[error("the body has more than {0} bytes")]
+    #[error("the body has more than {0} bytes (listeners.management.max_body)")]
     TooLarge(usize),
+    /// It is over a bound of what is behind this door.
+    #[error("{0}")]
+    Oversized(String),
     /// Its body did not come.
     #[error("the body did not come in time")]
     Late,
@@ -103,7 +106,9 @@ impl Refusal {
             Self::Credentials(_) | Self::Parameter(..) | Self::Request(_) | Self::Wrong(_) => {
                 (StatusCode::BAD_REQUEST, "BadRequest")
             }
-            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "TooLarge"),
+            Self::TooLarge(_) | Self::Oversized(_) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "TooLarge")
+            }
             Self::Late => (StatusCode::REQUEST_TIMEOUT, "Timeout"),
             Self::MediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
             Self::Conflict { .. } => (StatusCode::CONFLICT, "Conflict"),
@@ -169,7 +174,7 @@ impl From<FleetError> for Refusal {
     fn from(error: FleetError) -> Self {
         match error {
             FleetError::Unreachable => Self::Unavailable("NATS cannot be reached"),
-            FleetError::TooLarge { maximum, .. } => Self::TooLarge(maximum),
+            FleetError::TooLarge { .. } => Self::Oversized(error.to_string()),
             FleetError::Gone => Self::NoConnection,
             FleetError::Command(error) => Self::Wrong(error.to_string()),
         }

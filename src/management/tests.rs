@@ -163,6 +163,7 @@ fn the_codes_of_refusals_are_those_in_the_description() {
         Refusal::Request(""),
         Refusal::Wrong(String::new()),
         Refusal::TooLarge(0),
+        Refusal::Oversized(String::new()),
         Refusal::Late,
         Refusal::MediaType(""),
         conflict,

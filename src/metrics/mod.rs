@@ -37,6 +37,8 @@ pub struct Metrics {
     pushes: IntCounterVec,
     push_deliveries: IntCounterVec,
     pushes_refused: IntCounterVec,
+    commands: IntCounterVec,
+    commands_refused: IntCounterVec,
     management_requests: IntCounterVec,
     management_duration: HistogramVec,
     handshakes: IntCounterVec,
@@ -136,6 +138,16 @@ impl Metrics {
     /// A push was refused: `name`, `header`, `ttl` or `reply` is what breaks the contract.
     pub fn push_refused(&self, reason: &'static str) {
         self.pushes_refused.with_label_values(&[reason]).inc();
+    }
+
+    /// A command over NATS was obeyed.
+    pub fn command(&self, command: &'static str) {
+        self.commands.with_label_values(&[command]).inc();
+    }
+
+    /// A command was refused: `bad-request`, `too-large`, `gone` or `reply` says why.
+    pub fn command_refused(&self, reason: &'static str) {
+        self.commands_refused.with_label_values(&[reason]).inc();
     }
 
     /// One request of a backend was answered, so long after its head.

@@ -8,6 +8,7 @@ mod subject;
 mod options;
 mod link;
 mod feed;
+mod gather;
 mod slots;
 mod status;
 mod log_limit;
@@ -25,9 +26,10 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use feed::{Delivery, Feed, Subscription};
+pub use gather::Answers;
 pub use link::Pending;
 pub use log_limit::LogLimit;
-pub use subject::{Filter, Subject, SubjectError, Subjects};
+pub use subject::{Channel, Filter, Subject, SubjectError, Subjects};
 
 use crate::config;
 use crate::id::{ConnectionId, NodeId};
@@ -35,6 +37,7 @@ use crate::metrics::Metrics;
 use crate::task::Tasks;
 use link::Link;
 use options::Options;
+use slots::Replies;
 use status::Status;
 
 /// The node's way to NATS. Clones share it.
@@ -239,7 +242,7 @@ impl Nats {
         deadline: Instant,
     ) -> Result<Pending, RequestError> {
         let link = self.pick(key).ok_or(RequestError::NotConnected)?;
-        link.send(subject, headers, payload, deadline).await
+        link.send(Replies::One, subject, headers, payload, deadline).await
     }
 
     /// The subjects below the configured prefix.

@@ -14,7 +14,7 @@ use crate::connection::Farewells;
 use crate::edge::{Edge, Proxies, Rules};
 use crate::handshake::{Door, Doorkeeper, Gate, Plans, Routes};
 use crate::http_client::Client;
-use crate::hub::{Fleet, Interest, Table};
+use crate::hub::{Fleet, Interest, Roster, Table};
 use crate::id::NodeId;
 use crate::limits::{Admission, Limit, Limited, Memory, Pending, Permits, Users};
 use crate::management::{self, Management};
@@ -84,9 +84,11 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
         None => None,
     };
     let table = Table::new(&config.limits, &metrics);
-    let fleet = match &nats {
-        Some(nats) => {
-            let interest = Interest::start(id, nats, &table, &crews.background, &metrics).await;
+    let fleet = match nats.as_ref().zip(config.nats.as_ref()) {
+        Some((nats, settings)) => {
+            let (roster, tasks) = (Roster::default(), &crews.background);
+            let by = settings.interest;
+            let interest = Interest::start(id, nats, by, &table, &roster, tasks, &metrics).await;
             Fleet::cluster(table.clone(), interest)
         }
         None => Fleet::solo(table.clone()),

@@ -25,6 +25,7 @@ mod relaying;
 mod outages;
 mod pushes;
 mod management;
+mod control;
 mod connections;
 mod limits;
 mod slow;
