@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::{ArgGroup, Args};
 use http::Method;
-use serde_json::{Value, json};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-use super::management::{Access, Ask, Whom, member};
+use super::management::{Access, Ask, Whom};
 use super::print;
 
 /// List, count or close connections to all nodes.
@@ -43,6 +44,33 @@ pub(super) struct Connections {
     access: Access,
 }
 
+/// Those who are there, as the API lists them.
+#[derive(Debug, Deserialize, Serialize)]
+struct List {
+    value: Vec<Connection>,
+    #[serde(flatten)]
+    count: Count,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Count {
+    connections: usize,
+    partial: bool,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Connection {
+    connection_id: String,
+    user_id: Option<String>,
+    groups: Vec<String>,
+    route: String,
+    remote_address: String,
+    subprotocol: Option<String>,
+    since: String,
+    outbox_bytes: u64,
+}
+
 const COLUMNS: [&str; 7] = ["CONNECTION", "USER", "ROUTE", "REMOTE", "SINCE", "OUTBOX", "GROUPS"];
 
 impl Connections {
@@ -69,81 +97,77 @@ impl Connections {
         let path = format!("{}{verb}", self.whom.path());
         let answer = self.access.ask(Ask { method, path, parameters, body: None }).await?;
         let changed = answer.headers().get("moorline-changed").and_then(|n| n.to_str().ok());
-        Ok(format!("{} connections closed\n", changed.unwrap_or("all")))
+        Ok(format!("closed: {}\n", changed.unwrap_or("all")))
     }
 
     async fn counted(&self) -> anyhow::Result<String> {
-        let answer = match self.whom.connection {
-            Some(_) => self.list().await?,
+        let count = match self.whom.connection {
+            Some(_) => self.list().await?.count,
             None => self.get(format!("{}/:count", self.whom.path()), Vec::new()).await?,
         };
-        warn_if_partial(&answer)?;
-        Ok(format!("{}\n", member(&answer, "connections")?))
+        count.complain()?;
+        Ok(format!("{}\n", count.connections))
     }
 
     async fn listed(&self) -> anyhow::Result<String> {
-        let answer = self.list().await?;
+        let list = self.list().await?;
         if self.json {
-            return Ok(format!("{answer}\n"));
+            return Ok(format!("{}\n", serde_json::to_string(&list)?));
         }
-        warn_if_partial(&answer)?;
-        let listed = answer["value"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let all = member(&answer, "connections")?;
-        if all > listed.len() as u64 {
-            writeln!(io::stderr(), "moorline: {} of {all} connections are listed", listed.len())?;
+        list.count.complain()?;
+        let (listed, all) = (list.value.len(), list.count.connections);
+        if all > listed {
+            writeln!(io::stderr(), "moorline: {listed} of {all} connections are listed")?;
         }
-        Ok(table(listed))
+        Ok(table(&list.value))
     }
 
-    /// Those who are meant, as a list of the API.
-    async fn list(&self) -> anyhow::Result<Value> {
+    /// Those who are meant.
+    async fn list(&self) -> anyhow::Result<List> {
         if self.whom.connection.is_some() {
-            let one = self.get(self.whom.path(), Vec::new()).await?;
-            return Ok(json!({"value": [one], "connections": 1, "partial": false}));
+            let value = vec![self.get(self.whom.path(), Vec::new()).await?];
+            return Ok(List { value, count: Count { connections: 1, partial: false } });
         }
         let limit = vec![("limit", self.limit.to_string())];
         self.get(format!("{}/connections", self.whom.path()), limit).await
     }
 
-    async fn get(
+    async fn get<T: DeserializeOwned>(
         &self,
         path: String,
         parameters: Vec<(&'static str, String)>,
-    ) -> anyhow::Result<Value> {
+    ) -> anyhow::Result<T> {
         let ask = Ask { method: Method::GET, path, parameters, body: None };
         Ok(serde_json::from_slice(self.access.ask(ask).await?.body())?)
     }
 }
 
-fn warn_if_partial(answer: &Value) -> io::Result<()> {
-    match answer["partial"] == true {
-        true => writeln!(io::stderr(), "moorline: not every node has answered in time"),
-        false => Ok(()),
+impl Count {
+    /// Says on standard error that there may be more.
+    fn complain(&self) -> io::Result<()> {
+        match self.partial {
+            true => writeln!(io::stderr(), "moorline: not every node has answered in time"),
+            false => Ok(()),
+        }
     }
 }
 
 /// The connections below the columns' names, each column as wide as it needs.
-fn table(connections: &[Value]) -> String {
-    let row = |connection: &Value| {
-        let text = |name: &str| match &connection[name] {
-            Value::String(text) => text.clone(),
-            Value::Null => "-".to_owned(),
-            other => other.to_string(),
-        };
-        let groups = connection["groups"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let groups: Vec<_> = groups.iter().filter_map(Value::as_str).collect();
+fn table(connections: &[Connection]) -> String {
+    let row = |connection: &Connection| {
+        let Connection { connection_id, user_id, route, remote_address, since, .. } = connection;
         [
-            text("connectionId"),
-            text("userId"),
-            text("route"),
-            text("remoteAddress"),
-            text("since"),
-            text("outboxBytes"),
-            groups.join(","),
+            connection_id.clone(),
+            user_id.as_deref().unwrap_or("-").to_owned(),
+            route.clone(),
+            remote_address.clone(),
+            since.clone(),
+            connection.outbox_bytes.to_string(),
+            connection.groups.join(","),
         ]
     };
-    let rows: Vec<_> =
-        [COLUMNS.map(str::to_owned)].into_iter().chain(connections.iter().map(row)).collect();
+    let names = [COLUMNS.map(str::to_owned)].into_iter();
+    let rows: Vec<_> = names.chain(connections.iter().map(row)).collect();
     let mut widths = [0; COLUMNS.len()];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -163,16 +187,20 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let one = json!({
-            "connectionId": "abc.def", "userId": "jürgen", "route": "/ws", "outboxBytes": 0,
-            "remoteAddress": "127.0.0.1:5", "since": "2026-03-01T09:30:00.123Z", "groups": ["a", "b"],
-        });
-        let two = json!({"connectionId": "x", "userId": null, "groups": []});
+        let list: List = serde_json::from_str(
+            r#"{"value":[
+                {"connectionId":"abc.def","userId":"jürgen","groups":["a","b"],"route":"/ws",
+                 "remoteAddress":"127.0.0.1:5","subprotocol":null,"since":"2026","outboxBytes":0},
+                {"connectionId":"x","userId":null,"groups":[],"route":"/","remoteAddress":"[::1]:1",
+                 "subprotocol":"chat","since":"2027","outboxBytes":1234567}
+            ],"connections":2,"partial":false}"#,
+        )
+        .unwrap();
         assert_eq!(
-            table(&[one, two]),
-            "CONNECTION  USER    ROUTE  REMOTE       SINCE                     OUTBOX  GROUPS\n\
-             abc.def     jürgen  /ws    127.0.0.1:5  2026-03-01T09:30:00.123Z  0       a,b\n\
-             x           -       -      -            -                         -\n"
+            table(&list.value),
+            "CONNECTION  USER    ROUTE  REMOTE       SINCE  OUTBOX   GROUPS\n\
+             abc.def     jürgen  /ws    127.0.0.1:5  2026   0        a,b\n\
+             x           -       /      [::1]:1      2027   1234567\n"
         );
     }
 }

@@ -157,11 +157,14 @@ fn say_how_to_connect(config: &Config, addresses: &[SocketAddr]) -> anyhow::Resu
         }
         _ => "echo".to_owned(),
     };
+    let management = config.listeners.management.as_ref();
+    let management = management.map(|door| format!("http://{}", door.address)).unwrap_or_default();
     let text = format!(
         "\nmoorline dev\n\n  \
         url      wss://localhost:{wss}/ws   ws://localhost:{ws}/ws\n  \
         console  https://localhost:{wss}/_moorline/   http://localhost:{ws}/_moorline/\n  \
         backend  {backend}\n  \
+        publish  moorline publish --url {management} --all hello\n  \
         token    {token}\n\n\
         Try it (pip install websockets):\n\n  \
         SSL_CERT_FILE={certificate} python3 -c \"with __import__('websockets.sync.client', \

@@ -10,7 +10,7 @@ use clap::Args;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
+use serde::Deserialize;
 
 use crate::config::SecretSource;
 use crate::http_client::{Bounds, Client};
@@ -72,6 +72,17 @@ pub(super) struct Ask {
     pub(super) body: Option<(&'static str, Vec<u8>)>,
 }
 
+/// The body of a no.
+#[derive(Debug, Deserialize)]
+struct Refused {
+    error: Problem,
+}
+
+#[derive(Debug, Deserialize)]
+struct Problem {
+    message: String,
+}
+
 /// A node takes some seconds at most; a list has some hundred kilobytes.
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(30), max_size: 16 << 20 };
 const KEY_VARIABLE: &str = "MOORLINE_KEY";
@@ -79,26 +90,29 @@ const KEY_VARIABLE: &str = "MOORLINE_KEY";
 impl Access {
     /// Asks, and has a yes as the answer.
     pub(super) async fn ask(&self, ask: Ask) -> anyhow::Result<Response<Bytes>> {
-        let url = self.url(&ask)?;
+        let (client, request) = (self.client()?, self.request(ask)?);
+        let response = Box::pin(client.send(request, BOUNDS)).await;
+        let response = response.with_context(|| format!("{} does not answer", self.url))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        match serde_json::from_slice::<Refused>(response.body()) {
+            Ok(refused) => bail!("{status}: {}", refused.error.message),
+            Err(_) => bail!("{status}: not a management API of moorline"),
+        }
+    }
+
+    fn request(&self, ask: Ask) -> anyhow::Result<Request<Bytes>> {
+        let mut request = Request::builder().uri(self.url(&ask)?).method(ask.method);
         let (content_type, body) = ask.body.unzip();
-        let mut request = Request::builder().method(ask.method).uri(url);
         if let Some(content_type) = content_type {
             request = request.header(CONTENT_TYPE, content_type);
         }
         if let Some(key) = self.bearer()? {
             request = request.header(AUTHORIZATION, key);
         }
-        let request = request.body(Bytes::from(body.unwrap_or_default()))?;
-        let response = self.client()?.send(request, BOUNDS).await;
-        let response = response.with_context(|| format!("{} does not answer", self.url))?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let body: Value = serde_json::from_slice(response.body()).unwrap_or_default();
-        match body["error"]["message"].as_str() {
-            Some(message) => bail!("{}: {message}", response.status()),
-            None => bail!("{}: not a management API of moorline", response.status()),
-        }
+        Ok(request.body(Bytes::from(body.unwrap_or_default()))?)
     }
 
     fn url(&self, ask: &Ask) -> anyhow::Result<Uri> {
@@ -149,11 +163,6 @@ impl Whom {
             format!("/{kind}/{}", utf8_percent_encode(name, NON_ALPHANUMERIC))
         })
     }
-}
-
-/// The member of an answer in JSON.
-pub(super) fn member(body: &Value, name: &str) -> anyhow::Result<u64> {
-    body[name].as_u64().with_context(|| format!("the answer has no {name}"))
 }
 
 fn hub(name: &str) -> Result<HubName, NameError> {

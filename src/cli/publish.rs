@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{ArgGroup, Args};
 use http::Method;
-use serde_json::Value;
+use serde::Deserialize;
 
 use crate::config::Period;
 use crate::message::OCTET_STREAM;
 
-use super::management::{Access, Ask, Whom, member};
+use super::management::{Access, Ask, Whom};
 use super::print;
 
 /// Send a message to clients, and print how many connections took it.
@@ -41,6 +41,13 @@ pub(super) struct Publish {
     access: Access,
 }
 
+/// The answer.
+#[derive(Debug, Deserialize)]
+struct Sent {
+    deliveries: u64,
+    partial: bool,
+}
+
 impl Publish {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let mut parameters: Vec<_> = self.exclude.into_iter().map(|id| ("excluded", id)).collect();
@@ -65,9 +72,9 @@ impl Publish {
             body: Some((content_type, message)),
         };
         let answer = self.access.ask(ask).await?;
-        let answer: Value = serde_json::from_slice(answer.body())?;
-        let rest = if answer["partial"] == true { ", as far as nodes have answered" } else { "" };
-        print(&format!("{} deliveries{rest}\n", member(&answer, "deliveries")?))?;
+        let sent: Sent = serde_json::from_slice(answer.body())?;
+        let rest = if sent.partial { ", as far as nodes have answered" } else { "" };
+        print(&format!("deliveries: {}{rest}\n", sent.deliveries))?;
         Ok(ExitCode::SUCCESS)
     }
 }

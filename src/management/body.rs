@@ -142,3 +142,49 @@ impl Media {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream::{self, Stream, StreamExt};
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body of chunks of ten bytes.
+    fn body(chunks: impl Stream<Item = ()> + Unpin, held_back: bool) -> Body<impl Payload> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, "text/plain".parse().unwrap());
+        if held_back {
+            headers.insert(EXPECT, "100-continue".parse().unwrap());
+        }
+        let frame = |()| Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"0123456789")));
+        Body::new(&headers, StreamBody::new(chunks.map(frame)), 25)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_read_within_its_bounds() {
+        let read = async |chunks: usize| {
+            let mut body = body(stream::repeat(()).take(chunks), false);
+            body.message().await.map(|message| message.data().len())
+        };
+        assert_eq!((read(0).await, read(2).await), (Ok(0), Ok(20)));
+        assert_eq!(read(3).await, Err(Refusal::TooLarge(25)));
+        assert_eq!(read(usize::MAX).await, Err(Refusal::TooLarge(25)));
+        let late = body(stream::iter([()]).chain(stream::pending()), false).message().await;
+        assert_eq!(late, Err(Refusal::Late));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_of_no_use_is_read_for_a_while_but_not_asked_for() {
+        let started = tokio::time::Instant::now();
+        body(stream::repeat(()), false).discard().await;
+        assert_eq!(started.elapsed(), Duration::ZERO, "it is bounded in bytes");
+        body(stream::pending(), true).discard().await;
+        assert_eq!(started.elapsed(), Duration::ZERO, "its client waits for a word");
+        body(stream::pending(), false).discard().await;
+        assert_eq!(started.elapsed(), DISCARD_TIMEOUT);
+    }
+}

@@ -191,7 +191,10 @@ impl Desk<'_> {
         })?;
         let expires = identity.expires_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let command = Command::Refresh { user: identity.user, expires };
-        let done = self.command(&Target::Connection(id), &command).await?;
+        let mut done = whole(self.command(&Target::Connection(id), &command).await?)?;
+        if done.changed < done.connections {
+            done.refused = Some("the token is of another user".to_owned());
+        }
         obeyed(done).map(|done| Answer::changed(&done))
     }
 

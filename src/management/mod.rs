@@ -27,7 +27,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue, ORIGIN};
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::time::Instant;
 
@@ -138,7 +138,13 @@ impl Management {
         let operation = operation.as_str();
         self.metrics.management(operation, result, seconds);
         let status = response.status().as_u16();
-        tracing::debug!(operation, status, refused, duration_ms = seconds * 1e3, "managed");
+        tracing::debug!(
+            operation,
+            status,
+            refused,
+            duration_ms = seconds * 1e3,
+            "management request"
+        );
         response
     }
 
@@ -151,9 +157,7 @@ impl Management {
         is_certified: bool,
         operation: &mut Operation,
     ) -> Result<Answer, Refusal> {
-        // Browsers say which page a request comes from, backends have none. A page that happens to be
-        // open on this machine must not get through this door, by whatever name it came here.
-        if head.headers.contains_key(ORIGIN) {
+        if is_of_a_page(&head.headers) {
             return Err(Refusal::Browser);
         }
         let (hub, resource) = match Place::find(head.uri.path()) {
@@ -182,7 +186,8 @@ impl Management {
         }
         let query = Query::parse(head.uri.query().unwrap_or_default())?;
         query.check_version()?;
-        Desk { fleet: &self.fleet, rules, hub: &hub, query: &query }.perform(action, body).await
+        let desk = Desk { fleet: &self.fleet, rules, hub: &hub, query: &query };
+        Box::pin(desk.perform(action, body)).await
     }
 
     /// Whether the request may ask for anything.
@@ -204,4 +209,12 @@ impl Management {
         }
         Err(denied)
     }
+}
+
+/// Whether a page in a browser sent a request. A page that happens to be open on a machine that reaches
+/// this door must not get through it, by whatever name it came here, nor with a certificate that the
+/// browser shows. Browsers say which page a request comes from (RFC 6454 section 7, Fetch Metadata).
+fn is_of_a_page(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site");
+    headers.contains_key(ORIGIN) || site.is_some_and(|site| site != "none")
 }

@@ -18,7 +18,7 @@ use crate::id::{HubName, NameError};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     /// It comes from a page.
-    #[error("requests of pages in a browser are not taken (they have an Origin header)")]
+    #[error("requests of pages in a browser are not taken (they have Origin or Sec-Fetch-Site)")]
     Browser,
     /// It shows nothing.
     #[error("a key as bearer token, or a client certificate, is needed")]
@@ -106,9 +106,7 @@ impl Refusal {
             Self::Credentials(_) | Self::Parameter(..) | Self::Request(_) | Self::Wrong(_) => {
                 (StatusCode::BAD_REQUEST, "BadRequest")
             }
-            Self::TooLarge(_) | Self::Oversized(_) => {
-                (StatusCode::PAYLOAD_TOO_LARGE, "TooLarge")
-            }
+            Self::TooLarge(_) | Self::Oversized(_) => (StatusCode::PAYLOAD_TOO_LARGE, "TooLarge"),
             Self::Late => (StatusCode::REQUEST_TIMEOUT, "Timeout"),
             Self::MediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
             Self::Conflict { .. } => (StatusCode::CONFLICT, "Conflict"),

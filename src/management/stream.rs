@@ -64,7 +64,7 @@ impl Management {
         let _ = tcp.set_nodelay(true);
         let rules = self.rules.load_full();
         let Some(acceptor) = &rules.acceptor else {
-            return self.http(tcp, remote, &rules, false).await;
+            return Box::pin(self.http(tcp, remote, &rules, false)).await;
         };
         let accepted = tokio::select! {
             accepted = acceptor.accept(tcp, rules.limits.tls_timeout.get()) => accepted,
@@ -73,12 +73,12 @@ impl Management {
         match accepted {
             Ok(stream) => {
                 let is_certified = peer_certificate(&stream).is_some();
-                self.http(stream, remote, &rules, is_certified).await;
+                Box::pin(self.http(stream, remote, &rules, is_certified)).await;
             }
+            // A probe that only connects, too, ends here.
             Err(error) => {
-                if let Some(left_out) = self.denied.admit(Instant::now()) {
-                    tracing::warn!(%remote, %error, left_out, "a backend's TLS handshake failed");
-                }
+                let error: &(dyn std::error::Error + 'static) = &error;
+                tracing::debug!(%remote, error, "a backend's TLS handshake failed");
             }
         }
     }

@@ -210,6 +210,10 @@ async fn nobody_learns_anything_without_a_key() {
     assert_eq!(ask(basic).await.status(), 401);
     let page = request("GET", "/api/health").header(ORIGIN, "null").header(AUTHORIZATION, &bearer);
     assert_eq!(ask(page).await.status(), 403);
+    for (site, status) in [("same-origin", 403), ("cross-site", 403), ("none", 200)] {
+        let page = request("GET", "/openapi.json").header("sec-fetch-site", site);
+        assert_eq!(ask(page).await.status(), status, "{site}");
+    }
     assert_eq!(ask(request("HEAD", "/api/health")).await.status(), 200);
     assert_eq!(ask(request("GET", "/openapi.json")).await.status(), 200);
     let certified = request("GET", "/api/hubs/default/:count").body(Full::<Bytes>::default());
@@ -265,6 +269,22 @@ async fn what_is_asked_badly_is_told_why() {
         assert_eq!((refused.0, refused.1.as_str()), expected, "{method} {path}");
     }
     assert!(stage.mailbox.has_waiting(), "the first one was sent");
+}
+
+#[tokio::test]
+async fn too_many_at_once_are_told_to_come_again() {
+    let stage = Stage::new().await;
+    stage.door.requests.set_max(0);
+    let refused = stage.refused("GET", "/api/hubs/default/:count", "").await;
+    assert_eq!(refused, (503, "Unavailable".to_owned()));
+    assert_eq!(stage.ask("GET", "/api/health", "").await.0, 200);
+    stage.door.requests.set_max(1);
+    assert_eq!(stage.ask("GET", "/api/hubs/default/:count", "").await.0, 200);
+    let text = String::from_utf8(stage.door.metrics.to_text()).unwrap();
+    for (operation, result) in [("count", "failed"), ("count", "ok"), ("health", "ok")] {
+        let line = format!("{{operation=\"{operation}\",result=\"{result}\"}} 1");
+        assert!(text.contains(&line), "{line}");
+    }
 }
 
 #[tokio::test]

@@ -269,7 +269,8 @@ impl Node {
     fn watch_certificates(&mut self) {
         self.certificate_watch.cancel();
         self.certificate_watch = CancellationToken::new();
-        for acceptor in self.served.acceptors().cloned() {
+        for acceptor in self.served.acceptors() {
+            let acceptor = acceptor.clone();
             let (replaced, metrics) = (self.certificate_watch.clone(), self.core.metrics.clone());
             self.until_the_end("certificates", move || {
                 acceptor.clone().watch(metrics.clone(), replaced.clone().cancelled_owned())
