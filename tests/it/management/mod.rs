@@ -93,13 +93,7 @@ impl Response {
     }
 }
 
-async fn ask(
-    to: SocketAddr,
-    method: &str,
-    path: &str,
-    headers: &[&str],
-    body: &[u8],
-) -> Response {
+async fn ask(to: SocketAddr, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Response {
     let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
     let length = body.len();
     let head = format!(
