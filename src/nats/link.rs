@@ -213,6 +213,40 @@ impl Link {
         Ok(Pending { ticket })
     }
 
+    /// Publishes a request that many messages answer: all of them, `most` at the utmost, to the one that
+    /// is the last. Cancel safe.
+    pub(super) async fn request_many(
+        &self,
+        subject: &Subject,
+        payload: Bytes,
+        is_last: fn(&async_nats::Message) -> bool,
+        most: usize,
+        deadline: Instant,
+    ) -> Result<Vec<async_nats::Message>, RequestError> {
+        let client = self.connected_client().ok_or(RequestError::NotConnected)?;
+        // One token more than the wildcard of the inbox lets through.
+        let reply = format!("{}many.{:016x}", self.inbox, rand::random::<u64>());
+        let asked = async {
+            let gone = |_| RequestError::NotConnected;
+            let mut answers = client.subscribe(reply.clone()).await.map_err(gone)?;
+            let published = client.publish_with_reply(subject.to_nats(), reply, payload).await;
+            published.map_err(|_| RequestError::NotConnected)?;
+            let mut all = Vec::new();
+            while let Some(message) = answers.next().await {
+                if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
+                    return Err(RequestError::NoResponders);
+                }
+                let is_over = is_last(&message) || all.len() + 1 >= most;
+                all.push(message);
+                if is_over {
+                    return Ok(all);
+                }
+            }
+            Err(RequestError::Lost)
+        };
+        timeout_at(deadline, asked).await.unwrap_or(Err(RequestError::TimedOut))
+    }
+
     /// Publishes what nobody answers; false when it was not, until `deadline`.
     pub(super) async fn publish(
         &self,

@@ -8,6 +8,7 @@ mod subject;
 mod options;
 mod link;
 mod feed;
+mod store;
 mod slots;
 mod status;
 mod log_limit;
@@ -27,6 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use feed::{Delivery, Feed, Subscription};
 pub use link::Pending;
 pub use log_limit::LogLimit;
+pub use store::{Bucket, Key, Page, Record, Revision, Store, StoreError};
 pub use subject::{Filter, Subject, SubjectError, Subjects};
 
 use crate::config;

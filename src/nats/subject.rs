@@ -36,6 +36,11 @@ pub enum SubjectError {
 const PREFIX_MAX: usize = 64;
 
 impl Subject {
+    /// A subject of JetStream, made of a bucket's name, a key and fixed words.
+    pub(super) fn of_store(subject: String) -> Self {
+        Self(subject.into())
+    }
+
     /// The subject as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -115,6 +120,13 @@ impl Subjects {
 
     fn push(&self, hub: &HubName, target: fmt::Arguments<'_>) -> Filter {
         Filter(format!("{}.{hub}.out.{target}", self.prefix).into())
+    }
+
+    /// What the names of this fleet's buckets begin with: a bucket's name has no dots, so each becomes
+    /// two underscores.
+    #[must_use]
+    pub fn bucket_prefix(&self) -> String {
+        self.prefix.replace('.', "__")
     }
 
     /// Whether we may publish an answer to this subject of a stranger's choice: not where our own
