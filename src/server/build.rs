@@ -14,7 +14,7 @@ use crate::connection::Farewells;
 use crate::edge::{Edge, Proxies, Rules};
 use crate::handshake::{Door, Doorkeeper, Gate, Plans, Routes};
 use crate::http_client::Client;
-use crate::hub::{Interest, Table};
+use crate::hub::{Fleet, Interest, Table};
 use crate::id::NodeId;
 use crate::limits::{Admission, Limit, Limited, Memory, Pending, Permits, Users};
 use crate::metrics::Metrics;
@@ -29,8 +29,8 @@ pub(super) struct Core {
     pub(super) id: NodeId,
     pub(super) table: Table,
     pub(super) nats: Option<Nats>,
-    /// Who asks NATS for pushes.
-    pub(super) interest: Option<Interest>,
+    /// The connections to all nodes.
+    pub(super) fleet: Fleet,
     pub(super) hold: Hold,
     pub(super) metrics: Metrics,
     pub(super) crews: Crews,
@@ -73,13 +73,16 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
         None => None,
     };
     let table = Table::new(&config.limits, &metrics);
-    let interest = match &nats {
-        Some(nats) => Some(Interest::start(id, nats, &table, &crews.background, &metrics).await),
-        None => None,
+    let fleet = match &nats {
+        Some(nats) => {
+            let interest = Interest::start(id, nats, &table, &crews.background, &metrics).await;
+            Fleet::cluster(table.clone(), interest)
+        }
+        None => Fleet::solo(table.clone()),
     };
     let hold = Hold::new(config.limits.max_held.bytes());
     let memory = Memory::default();
-    Ok(Core { id, table, nats, interest, hold, metrics, crews, disk, memory })
+    Ok(Core { id, table, nats, fleet, hold, metrics, crews, disk, memory })
 }
 
 /// Builds what newcomers meet by `config`, after what they met `before`. Nothing of it is in force yet,
@@ -114,11 +117,9 @@ pub(super) async fn served(
     Ok(Served { rules, verifier })
 }
 
-/// Asks for the pushes of all hubs of `config`, before it lets clients into them.
+/// Serves all hubs of `config`, before it lets clients into them.
 pub(super) async fn open_hubs(config: &Config, core: &Core) {
-    if let Some(interest) = &core.interest {
-        interest.open(config.routes.iter().map(|route| &route.hub)).await;
-    }
+    core.fleet.open(config.routes.iter().map(|route| &route.hub)).await;
 }
 
 /// Builds the clients' door.
