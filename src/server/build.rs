@@ -9,16 +9,16 @@ use super::disk::Disk;
 use super::{Crews, ServerError};
 use crate::admin::{Admin, Drain};
 use crate::auth::Verifier;
-use crate::config::{AuthMode, Backend, Config, EventKind, Jwt, Route};
-use crate::connection::Farewells;
+use crate::cluster::{Cluster, Farewells};
+use crate::config::{AuthMode, Backend, Config, EventKind, JetStream, Jwt, Route};
 use crate::edge::{Edge, Proxies, Rules};
 use crate::handshake::{Door, Doorkeeper, Gate, Plans, Routes};
 use crate::http_client::Client;
-use crate::hub::{Fleet, Interest, Table};
+use crate::hub::{Fleet, Interest, Roster, Table};
 use crate::id::NodeId;
 use crate::limits::{Admission, Limit, Limited, Memory, Pending, Permits, Users};
 use crate::metrics::Metrics;
-use crate::nats::Nats;
+use crate::nats::{Nats, Store};
 use crate::relay::{Hold, Relay};
 use crate::task::Tasks;
 use crate::tls::{self, Acceptor};
@@ -31,6 +31,8 @@ pub(super) struct Core {
     pub(super) nats: Option<Nats>,
     /// The connections to all nodes.
     pub(super) fleet: Fleet,
+    /// The node's part in what outlives it.
+    pub(super) cluster: Cluster,
     pub(super) hold: Hold,
     pub(super) metrics: Metrics,
     pub(super) crews: Crews,
@@ -73,6 +75,7 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
         None => None,
     };
     let table = Table::new(&config.limits, &metrics);
+    let roster = Roster::default();
     let fleet = match &nats {
         Some(nats) => {
             let interest = Interest::start(id, nats, &table, &crews.background, &metrics).await;
@@ -80,9 +83,17 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
         }
         None => Fleet::solo(table.clone()),
     };
+    let cluster = match (&nats, &config.nats) {
+        (Some(nats), Some(settings)) if settings.jetstream != JetStream::Off => {
+            let (tasks, replicas) = (&crews.background, settings.replicas.into());
+            let store = Store::open(nats, replicas, tasks, &metrics).await;
+            Cluster::start(id, store, settings.jetstream, &table, &roster, tasks, &metrics)
+        }
+        _ => Cluster::solo(&table, &metrics),
+    };
     let hold = Hold::new(config.limits.max_held.bytes());
     let memory = Memory::default();
-    Ok(Core { id, table, nats, fleet, hold, metrics, crews, disk, memory })
+    Ok(Core { id, table, nats, fleet, cluster, hold, metrics, crews, disk, memory })
 }
 
 /// Builds what newcomers meet by `config`, after what they met `before`. Nothing of it is in force yet,
@@ -129,6 +140,7 @@ pub(super) fn edge(config: &Config, core: &Core, rules: Arc<Rules>) -> Edge {
         admission: Arc::new(Admission::new(&config.limits, core.memory.clone())),
         refused: Permits::new(REFUSED),
         table: core.table.clone(),
+        cluster: core.cluster.clone(),
         farewells: Farewells {
             tasks: core.crews.connections.clone(),
             places: Permits::new(config.limits.max_connections),
@@ -154,6 +166,7 @@ pub(super) fn admin(core: &Core, drain: Drain) -> Admin {
     Admin {
         metrics: core.metrics.clone(),
         nats: core.nats.clone(),
+        cluster: core.cluster.clone(),
         drain,
         places: Permits::new(OPERATORS),
         waiting: Permits::new(HOOKS),
@@ -171,7 +184,8 @@ fn door(
 ) -> Result<Door, ServerError> {
     let needs = |needs| ServerError::Route { route: place, needs };
     let route = Arc::new(route.clone());
-    let relay = Relay::new(&route, core.nats.as_ref(), &core.hold, &core.metrics)?;
+    let relay =
+        Relay::new(&route, core.nats.as_ref(), &core.hold, core.cluster.fence(), &core.metrics)?;
     let gate = match route.auth {
         AuthMode::None => Gate::Open,
         AuthMode::Connect => Gate::Connect,
