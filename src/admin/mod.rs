@@ -177,7 +177,7 @@ mod tests {
 
     use super::*;
     use crate::config::Limits;
-    use crate::hub::Table;
+    use crate::hub::{Fleet, Table};
 
     async fn asks(admin: &Arc<Admin>, listener: &TcpListener, line: &str) -> TcpStream {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -200,7 +200,9 @@ mod tests {
         let (places, waiting) = (Permits::new(1), Permits::new(2));
         let (drain, tasks) = (Drain::new(), Tasks::new());
         let metrics = Metrics::new();
-        let cluster = Cluster::solo(&Table::new(&Limits::default(), &metrics), &metrics);
+        let table = Table::new(&Limits::default(), &metrics);
+        let fleet = Fleet::solo(table.clone());
+        let cluster = Cluster::solo(&table, &fleet, &tasks, &metrics);
         let admin =
             Admin { metrics, nats: None, cluster, drain: drain.clone(), places, waiting, tasks };
         let (admin, listener) = (Arc::new(admin), TcpListener::bind("127.0.0.1:0").await.unwrap());

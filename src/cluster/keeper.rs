@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::alive::Alive;
 use super::lease::{Lease, LeaseId};
 use super::observer::Observer;
 use super::takeover::{REMEMBERED_FOR, Takeover};
@@ -22,6 +23,8 @@ use crate::nats::{Key, LogLimit, REQUEST_TIMEOUT, Revision, StoreError};
 pub(super) struct Keeper {
     inner: Arc<Inner>,
     buckets: Buckets,
+    /// Is told who is alive, as far as others can see.
+    alive: Alive,
     own: Option<Own>,
     observer: Observer,
     /// The last change of a lease that was seen.
@@ -64,10 +67,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LEAST_SERVER: (u32, u32) = (2, 11);
 
 impl Keeper {
-    pub(super) fn new(inner: Arc<Inner>, buckets: Buckets) -> Self {
+    /// A keeper that has no lease yet.
+    pub(super) fn new(inner: Arc<Inner>, buckets: Buckets, alive: Alive) -> Self {
         Self {
             inner,
             buckets,
+            alive,
             own: None,
             observer: Observer::default(),
             seen: Revision::NONE,
@@ -299,7 +304,11 @@ impl Keeper {
                 break;
             }
         }
-        self.observer.tidy(Instant::now());
+        let now = Instant::now();
+        self.observer.tidy(now);
+        if let Some(own) = &self.own {
+            self.alive.set(self.observer.alive(own.id, now));
+        }
         self.take_dead().await;
         if !self.has_adopted && self.observer.is_steady(Instant::now()) {
             self.adopt().await;

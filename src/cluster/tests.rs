@@ -29,19 +29,18 @@ struct Node {
 
 impl Node {
     async fn start(server: &NatsServer) -> Self {
-        let (id, metrics, tasks) = (NodeId::random(), Metrics::new(), Tasks::new());
+        let (metrics, tasks) = (Metrics::new(), Tasks::new());
         let nats = server.nats(&metrics).await;
         let table = Table::new(&Limits::default(), &metrics);
         let store = Store::open(&nats, 1, &tasks, &metrics).await;
         let roster = Roster::default();
-        let required = JetStream::Required;
-        let cluster =
-            Cluster::start(id, store.clone(), required, &table, &roster, &tasks, &metrics);
+        let cluster = start(&store, JetStream::Required, &table, &roster, &tasks, &metrics);
         let hold = Hold::new(1 << 20);
         let relay = Relay::new(&route(), Some(&nats), &hold, cluster.fence(), &metrics).unwrap();
         cluster.set_ways([(Arc::new(route()), relay.clone())]);
         timeout_at(within(10), cluster.up()).await.unwrap();
         let farewells = Farewells { tasks: Tasks::new(), places: Permits::new(10) };
+        let id = cluster.0.node;
         Self { metrics, cluster, roster, relay, farewells, tasks, id, store, _nats: nats }
     }
 
@@ -59,6 +58,18 @@ impl Node {
     async fn entries(&self) -> Vec<Record> {
         self.store.bucket("connections").all(None, within(10)).await.unwrap()
     }
+}
+
+fn start(
+    store: &Store,
+    jetstream: JetStream,
+    table: &Table,
+    roster: &Roster,
+    tasks: &Tasks,
+    metrics: &Metrics,
+) -> Cluster {
+    let (node, fleet) = (NodeId::random(), &Fleet::solo(table.clone()));
+    Cluster::start(Parts { node, store, jetstream, table, fleet, roster, tasks, metrics })
 }
 
 fn route() -> Route {
@@ -190,8 +201,8 @@ async fn without_jetstream_it_is_off_or_unusable_as_configured() {
     let nats = server.nats(&metrics).await;
     let (table, tasks) = (Table::new(&Limits::default(), &metrics), Tasks::new());
     let store = Store::open(&nats, 1, &tasks, &metrics).await;
-    let (id, roster, optional) = (NodeId::random(), Roster::default(), JetStream::Optional);
-    let cluster = Cluster::start(id, store, optional, &table, &roster, &tasks, &metrics);
+    let (roster, optional) = (Roster::default(), JetStream::Optional);
+    let cluster = start(&store, optional, &table, &roster, &tasks, &metrics);
     timeout_at(within(10), cluster.up()).await.unwrap();
     assert!(!cluster.fence().is_shut());
     assert!(cluster.enter(&Peer::on(route(), None)).is_none());
@@ -213,8 +224,8 @@ async fn a_stream_that_is_not_ours_is_named() {
     let nats = server.nats(&metrics).await;
     let (table, tasks) = (Table::new(&Limits::default(), &metrics), Tasks::new());
     let store = Store::open(&nats, 1, &tasks, &metrics).await;
-    let (id, roster, required) = (NodeId::random(), Roster::default(), JetStream::Required);
-    let cluster = Cluster::start(id, store, required, &table, &roster, &tasks, &metrics);
+    let (roster, required) = (Roster::default(), JetStream::Required);
+    let cluster = start(&store, required, &table, &roster, &tasks, &metrics);
     let why = timeout_at(within(10), cluster.unusable()).await.unwrap();
     assert!(why.contains("KV_moorline_nodes") && why.contains("max_msgs_per_subject"), "{why}");
     tasks.stop();

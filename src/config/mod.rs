@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use environment::process_environment;
 pub use error::{ConfigError, Position, Problem};
 pub use jwt::{Jwks, Jwt, JwtAlgorithm, JwtClaims, JwtKey, JwtSources};
-pub use limits::{HandshakeRate, Limits, Memory, MemoryMax};
+pub use limits::{HandshakeRate, Limits, Memory, MemoryMax, WhenUserFull};
 pub use listeners::{
     Admin, Certificate, ClientCertificate, Forwarded, ForwardedHeader, Listeners, Plain,
     ProxyProtocol, Public, Tls, TlsVersion,

@@ -10,12 +10,12 @@ use tokio::io::duplex;
 use super::METRICS;
 use super::stream::{Manner, PIPE, manner, runtime, server_frames, talk};
 use super::token::{VERIFIER, sources};
-use crate::cluster::{Cluster, Farewells};
+use crate::cluster::{Cluster, Farewells, UserQuota};
 use crate::config::{AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size};
 use crate::connection::Written;
 use crate::edge::{Edge, Proxies, Rules};
 use crate::handshake::{Caller, Door, Doorkeeper, Gate, Plans, Routes};
-use crate::hub::Table;
+use crate::hub::{Fleet, Table};
 use crate::id::NodeId;
 use crate::limits::{Admission, Memory, Pending, Permits, Users};
 use crate::relay::{Fence, Hold, Relay};
@@ -112,6 +112,11 @@ fn route(path: &str, auth: AuthMode) -> Route {
     route
 }
 
+fn solo(limits: &Limits) -> Cluster {
+    let table = Table::new(limits, &METRICS);
+    Cluster::solo(&table, &Fleet::solo(table.clone()), &Tasks::new(), &METRICS)
+}
+
 fn edge() -> (Edge, Caller) {
     let limits = Limits { max_connections: 1, ..Limits::default() };
     let caller = Caller {
@@ -141,7 +146,7 @@ fn edge() -> (Edge, Caller) {
         admission: Arc::new(Admission::new(&limits, Memory::default())),
         refused: Permits::new(1),
         table: Table::new(&limits, &METRICS),
-        cluster: Cluster::solo(&Table::new(&limits, &METRICS), &METRICS),
+        cluster: solo(&limits),
         farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
         users: Users::new(),
         metrics: METRICS.clone(),

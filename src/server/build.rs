@@ -9,7 +9,7 @@ use super::disk::Disk;
 use super::{Crews, ServerError};
 use crate::admin::{Admin, Drain};
 use crate::auth::Verifier;
-use crate::cluster::{Cluster, Farewells};
+use crate::cluster::{Cluster, Farewells, Parts, UserQuota};
 use crate::config::{AuthMode, Backend, Config, EventKind, JetStream, Jwt, Route};
 use crate::edge::{Edge, Proxies, Rules};
 use crate::handshake::{Door, Doorkeeper, Gate, Plans, Routes};
@@ -87,9 +87,18 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
         (Some(nats), Some(settings)) if settings.jetstream != JetStream::Off => {
             let (tasks, replicas) = (&crews.background, settings.replicas.into());
             let store = Store::open(nats, replicas, tasks, &metrics).await;
-            Cluster::start(id, store, settings.jetstream, &table, &roster, tasks, &metrics)
+            Cluster::start(Parts {
+                node: id,
+                store: &store,
+                jetstream: settings.jetstream,
+                table: &table,
+                fleet: &fleet,
+                roster: &roster,
+                tasks,
+                metrics: &metrics,
+            })
         }
-        _ => Cluster::solo(&table, &metrics),
+        _ => Cluster::solo(&table, &fleet, &crews.background, &metrics),
     };
     let hold = Hold::new(config.limits.max_held.bytes());
     let memory = Memory::default();
@@ -198,7 +207,11 @@ fn door(
         },
     };
     let plans = Plans::new(&config.plans, &route);
-    Ok(Door::new(route, relay, gate, config.heartbeat, plans))
+    let quota = UserQuota {
+        max: config.limits.max_connections_per_user,
+        when_full: config.limits.when_user_full,
+    };
+    Ok(Door::new(route, relay, gate, config.heartbeat, plans, quota))
 }
 
 /// Who checks tokens by `jwt`, in place of who did `before`. Blocks while it reads.
