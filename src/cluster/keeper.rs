@@ -90,10 +90,12 @@ impl Keeper {
         self.close_lost();
         let mut looks = interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let inner = Arc::clone(&self.inner);
+        let (inner, store) = (Arc::clone(&self.inner), self.buckets.store.clone());
         loop {
+            let was_up = store.is_up();
             tokio::select! {
                 _ = looks.tick() => self.beat().await,
+                () = store.up(), if !was_up => self.beat().await,
                 () = inner.registry.missing.notified() => self.remake().await,
                 () = inner.release.notified() => return self.give_back().await,
             }

@@ -231,11 +231,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When the user has as many connections as there may be.
-    pub async fn seat(
-        &self,
-        peer: &Peer,
-        quota: UserQuota,
-    ) -> Result<Option<Box<Slot>>, UserFull> {
+    pub async fn seat(&self, peer: &Peer, quota: UserQuota) -> Result<Option<Box<Slot>>, UserFull> {
         self.0.quotas.take(peer, self.0.registry.lease(), quota).await
     }
 

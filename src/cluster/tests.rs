@@ -14,21 +14,21 @@ use crate::nats::{Key, Nats, Record};
 use crate::relay::{Hold, Relay};
 
 /// One node, without its doors.
-struct Node {
+pub(super) struct Node {
     metrics: Metrics,
-    cluster: Cluster,
+    pub(super) cluster: Cluster,
     roster: Roster,
     relay: Relay,
     farewells: Farewells,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     id: NodeId,
-    store: Store,
+    pub(super) store: Store,
     /// The connections last as long as this.
     _nats: Nats,
 }
 
 impl Node {
-    async fn start(server: &NatsServer) -> Self {
+    pub(super) async fn start(server: &NatsServer) -> Self {
         let (metrics, tasks) = (Metrics::new(), Tasks::new());
         let nats = server.nats(&metrics).await;
         let table = Table::new(&Limits::default(), &metrics);
@@ -72,7 +72,7 @@ fn start(
     Cluster::start(Parts { node, store, jetstream, table, fleet, roster, tasks, metrics })
 }
 
-fn route() -> Route {
+pub(super) fn route() -> Route {
     let mut route = Route::new("/ws", AuthMode::None);
     route.backend = Backend::Nats(String::new());
     route.events = vec![EventKind::Message, EventKind::Disconnected];
@@ -80,7 +80,7 @@ fn route() -> Route {
     route
 }
 
-fn jetstream() -> (tempfile::TempDir, NatsServer) {
+pub(super) fn jetstream() -> (tempfile::TempDir, NatsServer) {
     let folder = tempfile::tempdir().unwrap();
     let config = format!("jetstream {{ store_dir: {:?} }}", folder.path());
     let server = NatsServer::with_config(&config);

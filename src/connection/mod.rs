@@ -19,6 +19,7 @@ mod progress;
 mod socket;
 mod requests;
 mod stats;
+mod step;
 mod driver;
 mod inbound;
 mod outbound;

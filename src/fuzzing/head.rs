@@ -11,7 +11,9 @@ use super::METRICS;
 use super::stream::{Manner, PIPE, manner, runtime, server_frames, talk};
 use super::token::{VERIFIER, sources};
 use crate::cluster::{Cluster, Farewells, UserQuota};
-use crate::config::{AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size};
+use crate::config::{
+    AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size, WhenUserFull,
+};
 use crate::connection::Written;
 use crate::edge::{Edge, Proxies, Rules};
 use crate::handshake::{Caller, Door, Doorkeeper, Gate, Plans, Routes};
@@ -138,6 +140,7 @@ fn edge() -> (Edge, Caller) {
             gate(route),
             Heartbeat::default(),
             Plans::new(&BTreeMap::new(), route),
+            UserQuota { max: 0, when_full: WhenUserFull::RejectNew },
         );
         (route.path.clone(), door)
     });

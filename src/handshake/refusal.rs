@@ -10,6 +10,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use http_body_util::Full;
 
+use crate::cluster::UserFull;
 use crate::id::ConnectionId;
 use crate::limits::Denied;
 

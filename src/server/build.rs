@@ -76,9 +76,10 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
     };
     let table = Table::new(&config.limits, &metrics);
     let roster = Roster::default();
-    let fleet = match &nats {
-        Some(nats) => {
-            let interest = Interest::start(id, nats, &table, &crews.background, &metrics).await;
+    let fleet = match nats.as_ref().zip(config.nats.as_ref()) {
+        Some((nats, settings)) => {
+            let (by, tasks) = (settings.interest, &crews.background);
+            let interest = Interest::start(id, nats, by, &table, &roster, tasks, &metrics).await;
             Fleet::cluster(table.clone(), interest)
         }
         None => Fleet::solo(table.clone()),

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::lease::LeaseId;
 use super::alive::Alive;
+use super::lease::LeaseId;
 use super::record;
 use crate::close::{Cause, Close};
 use crate::config::WhenUserFull;
