@@ -88,7 +88,7 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
         (Some(nats), Some(settings)) if settings.jetstream != JetStream::Off => {
             let (tasks, replicas) = (&crews.background, settings.replicas.into());
             let store = Store::open(nats, replicas, tasks, &metrics).await;
-            Cluster::start(Parts {
+            Cluster::start(&Parts {
                 node: id,
                 store: &store,
                 jetstream: settings.jetstream,
