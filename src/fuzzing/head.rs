@@ -10,14 +10,17 @@ use tokio::io::duplex;
 use super::METRICS;
 use super::stream::{Manner, PIPE, manner, runtime, server_frames, talk};
 use super::token::{VERIFIER, sources};
-use crate::config::{AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size};
-use crate::connection::{Farewells, Written};
+use crate::cluster::{Cluster, Farewells, UserQuota};
+use crate::config::{
+    AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size, WhenUserFull,
+};
+use crate::connection::Written;
 use crate::edge::{Edge, Proxies, Rules};
 use crate::handshake::{Caller, Door, Doorkeeper, Gate, Plans, Routes};
-use crate::hub::Table;
+use crate::hub::{Fleet, Table};
 use crate::id::NodeId;
 use crate::limits::{Admission, Memory, Pending, Permits, Users};
-use crate::relay::{Hold, Relay};
+use crate::relay::{Fence, Hold, Relay};
 use crate::task::Tasks;
 
 /// Every status that a client may see before its connection is open.
@@ -39,7 +42,7 @@ static ROUTES: LazyLock<Vec<(Arc<Route>, Relay)>> = LazyLock::new(|| {
         route("/", AuthMode::Certificate),
     ];
     let with_relay = |route: Route| {
-        let relay = Relay::new(&route, None, &Hold::new(0), &METRICS).unwrap();
+        let relay = Relay::new(&route, None, &Hold::new(0), &Fence::open(), &METRICS).unwrap();
         (Arc::new(route), relay)
     };
     all.map(with_relay).into()
@@ -111,6 +114,11 @@ fn route(path: &str, auth: AuthMode) -> Route {
     route
 }
 
+fn solo(limits: &Limits) -> Cluster {
+    let table = Table::new(limits, &METRICS);
+    Cluster::solo(&table, &Fleet::solo(table.clone()), &Tasks::new(), &METRICS)
+}
+
 fn edge() -> (Edge, Caller) {
     let limits = Limits { max_connections: 1, ..Limits::default() };
     let caller = Caller {
@@ -132,6 +140,7 @@ fn edge() -> (Edge, Caller) {
             gate(route),
             Heartbeat::default(),
             Plans::new(&BTreeMap::new(), route),
+            UserQuota { max: 0, when_full: WhenUserFull::RejectNew },
         );
         (route.path.clone(), door)
     });
@@ -140,6 +149,7 @@ fn edge() -> (Edge, Caller) {
         admission: Arc::new(Admission::new(&limits, Memory::default())),
         refused: Permits::new(1),
         table: Table::new(&limits, &METRICS),
+        cluster: solo(&limits),
         farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
         users: Users::new(),
         metrics: METRICS.clone(),

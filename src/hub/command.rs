@@ -23,6 +23,9 @@ pub enum Command {
         #[serde(default)]
         exclude: HashSet<ConnectionId>,
     },
+    /// End them: newer connections of their users take their places.
+    #[serde(deserialize_with = "nothing_more")]
+    Evict,
     /// Join them to groups.
     Join {
         /// At most 1,000.
@@ -184,6 +187,7 @@ impl Command {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Close { .. } => "close",
+            Self::Evict => "evict",
             Self::Join { .. } => "join",
             Self::Leave { .. } => "leave",
             Self::Info { .. } => "info",

@@ -61,3 +61,48 @@ impl Confirmations {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::StreamExt;
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::nats::testing::{NatsServer, within};
+    use crate::task::Tasks;
+
+    #[tokio::test]
+    async fn all_who_wait_share_a_round_and_none_is_told_without_one() {
+        let (mut server, metrics, tasks) = (NatsServer::start(), Metrics::new(), Tasks::new());
+        let nats = server.nats(&metrics).await;
+        let feed = nats.feed(&tasks, &metrics).await;
+        assert!(feed.confirmed(within(10)).await);
+        let client = server.client().await;
+        let mut rounds = client.subscribe("_INBOX_moorline.>").await.unwrap();
+        let _ = client.request("nobody", "".into()).await;
+
+        let confirmations = Arc::new(Confirmations::new());
+        let (running, its_feed) = (Arc::clone(&confirmations), feed.clone());
+        tasks.spawn("confirmations", async move { running.run(&its_feed).await });
+        assert!(confirmations.wait(0, Instant::now()).await, "there is nothing to confirm");
+        let soon = || Instant::now() + Duration::from_millis(50);
+        assert!(!confirmations.wait(1, soon()).await, "nothing is subscribed to");
+        confirmations.subscribed(2);
+        let all = (0..100).map(|n| confirmations.wait(1 + n % 2, within(10)));
+        assert_eq!(join_all(all).await, [true; 100]);
+        client.publish("_INBOX_moorline.end", "end".into()).await.unwrap();
+        let mut seen = 0;
+        while rounds.next().await.unwrap().payload != "end" {
+            seen += 1;
+        }
+        assert!((1..=2).contains(&seen), "{seen} rounds");
+
+        server.freeze();
+        confirmations.subscribed(3);
+        assert!(confirmations.wait(2, soon()).await, "it is known already");
+        assert!(!confirmations.wait(3, soon()).await, "the server says nothing");
+    }
+}

@@ -81,48 +81,53 @@ impl Control {
             return Err(Refused::Reply.into());
         }
         let command = Command::parse(&delivery.payload)?;
-        if matches!(target, Target::Connection(_)) && origin.hub.count(&target) == 0 {
+        let done = origin.hub.obey(&target, &command).await;
+        let is_one = matches!(target, Target::Connection(_));
+        if is_one && done.connections == 0 && origin.hub.count(&target) == 0 {
             return Err(NotObeyed::Gone);
         }
-        let done = origin.hub.obey(&target, &command).await;
         self.metrics.command(command.as_str());
         let must_be_known = matches!(command, Command::Join { .. }) && done.connections > 0;
         Ok((done, must_be_known))
     }
 
     async fn answer(&self, origin: Arc<Origin>, delivery: Delivery, obeyed: Obeyed) {
-        let node = self.interest.node();
+        if let Err(error) = &obeyed {
+            self.note_refused(&origin, error);
+        }
+        let Some(reply) = delivery.reply else { return };
         let result = match obeyed {
-            Ok((mut done, must_be_known)) => {
-                if must_be_known && delivery.reply.is_some() {
-                    let deadline = Instant::now() + CONFIRM_TIMEOUT;
-                    if !self.interest.confirmed(deadline).await {
-                        done.refused
-                            .get_or_insert_with(|| "not confirmed by NATS in time".to_owned());
-                    }
-                }
-                Ok(done)
-            }
+            Ok((done, false)) => Ok(done),
+            Ok((done, true)) => Ok(self.known(done).await),
+            Err(NotObeyed::Address(Refused::Reply)) => return,
             Err(error) => {
-                self.metrics.command_refused(error.reason());
-                if !matches!(error, NotObeyed::Gone)
-                    && let Some(left_out) = self.refused.admit(Instant::now())
-                {
-                    let (hub, scope) = (origin.hub.name(), origin.filter.as_str());
-                    tracing::warn!(%hub, scope, %error, left_out, "command refused");
-                }
-                if matches!(error, NotObeyed::Address(Refused::Reply)) {
-                    return;
-                }
                 Err(Failure { code: error.reason().to_owned(), message: error.to_string() })
             }
         };
-        let Some(reply) = delivery.reply else { return };
+        let node = self.interest.node();
         let nodes = node.roster.nodes().map(|nodes| nodes.len());
         let most = node.feed.max_payload().saturating_sub(SPARE);
         let answer = Answer { node: node.id, nodes, result }.into_json(most);
         if !node.feed.answer(reply, answer, Instant::now() + ANSWER_TIMEOUT).await {
             tracing::debug!("command not answered");
+        }
+    }
+
+    /// What came of a join, when NATS knows of it or has not said so in time.
+    async fn known(&self, mut done: Done) -> Done {
+        if !self.interest.confirmed(Instant::now() + CONFIRM_TIMEOUT).await {
+            done.refused.get_or_insert_with(|| "not confirmed by NATS in time".to_owned());
+        }
+        done
+    }
+
+    fn note_refused(&self, origin: &Origin, error: &NotObeyed) {
+        self.metrics.command_refused(error.reason());
+        // That somebody has just gone is nobody's mistake.
+        let is_wrong = !matches!(error, NotObeyed::Gone);
+        if let Some(left_out) = is_wrong.then(|| self.refused.admit(Instant::now())).flatten() {
+            let (hub, scope) = (origin.hub.name(), origin.filter.as_str());
+            tracing::warn!(%hub, scope, %error, left_out, "command refused");
         }
     }
 }

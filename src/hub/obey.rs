@@ -48,6 +48,10 @@ impl Hub {
                 member.handle.part(Close::said(Cause::BackendClosed, *code, reason));
                 true
             }
+            Command::Evict => {
+                member.handle.cut(Close::of(Cause::Evicted));
+                true
+            }
             Command::Join { groups } => {
                 let (is_changed, refused) = self.join_all(member, groups);
                 done.refused = done.refused.take().or(refused.map(|error| error.to_string()));

@@ -11,7 +11,7 @@ use super::{Reply, RequestError, Subject};
 
 /// The replies to one request as they come. Dropping it gives up those that have not come.
 #[derive(Debug)]
-pub struct Answers(Pending);
+pub struct Answers(pub(super) Pending);
 
 impl Feed {
     /// Publishes a request to all who listen; nothing while the connection is down. Ends when it is on

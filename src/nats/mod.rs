@@ -9,6 +9,7 @@ mod options;
 mod link;
 mod feed;
 mod gather;
+mod store;
 mod slots;
 mod status;
 mod log_limit;
@@ -29,6 +30,8 @@ pub use feed::{Delivery, Feed, Subscription};
 pub use gather::Answers;
 pub use link::Pending;
 pub use log_limit::LogLimit;
+pub(crate) use store::REQUEST_TIMEOUT;
+pub use store::{Bucket, Key, Page, Record, Revision, Store, StoreError};
 pub use subject::{Channel, Filter, Subject, SubjectError, Subjects};
 
 use crate::config;

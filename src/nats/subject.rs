@@ -45,6 +45,11 @@ pub enum SubjectError {
 const PREFIX_MAX: usize = 64;
 
 impl Subject {
+    /// A subject of JetStream, made of a bucket's name, a key and fixed words.
+    pub(super) fn of_store(subject: String) -> Self {
+        Self(subject.into())
+    }
+
     /// The subject as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -156,6 +161,13 @@ impl Subjects {
 
     fn of(&self, hub: &HubName, channel: Channel, target: fmt::Arguments<'_>) -> Subject {
         Subject(format!("{}.{hub}.{}.{target}", self.prefix, channel.as_str()).into())
+    }
+
+    /// What the names of this fleet's buckets begin with: a bucket's name has no dots, so each becomes
+    /// two underscores.
+    #[must_use]
+    pub fn bucket_prefix(&self) -> String {
+        self.prefix.replace('.', "__")
     }
 
     /// Whether we may publish an answer to this subject of a stranger's choice: not where our own

@@ -9,8 +9,8 @@ use super::disk::Disk;
 use super::{Crews, ServerError};
 use crate::admin::{Admin, Drain};
 use crate::auth::{AccessKeys, Minter, Verifier};
-use crate::config::{AuthMode, Backend, Config, EventKind, Jwt, Route};
-use crate::connection::Farewells;
+use crate::cluster::{Cluster, Farewells, Parts, UserQuota};
+use crate::config::{AuthMode, Backend, Config, EventKind, JetStream, Jwt, Route};
 use crate::edge::{Edge, Proxies, Rules};
 use crate::handshake::{Door, Doorkeeper, Gate, Plans, Routes};
 use crate::http_client::Client;
@@ -19,7 +19,7 @@ use crate::id::NodeId;
 use crate::limits::{Admission, Limit, Limited, Memory, Pending, Permits, Users};
 use crate::management::{self, Management};
 use crate::metrics::Metrics;
-use crate::nats::Nats;
+use crate::nats::{Nats, Store};
 use crate::relay::{Hold, Relay};
 use crate::task::Tasks;
 use crate::tls::{self, Acceptor};
@@ -32,6 +32,8 @@ pub(super) struct Core {
     pub(super) nats: Option<Nats>,
     /// The connections to all nodes.
     pub(super) fleet: Fleet,
+    /// The node's part in what outlives it.
+    pub(super) cluster: Cluster,
     pub(super) hold: Hold,
     pub(super) metrics: Metrics,
     pub(super) crews: Crews,
@@ -84,18 +86,35 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
         None => None,
     };
     let table = Table::new(&config.limits, &metrics);
+    let roster = Roster::default();
     let fleet = match nats.as_ref().zip(config.nats.as_ref()) {
         Some((nats, settings)) => {
-            let (roster, tasks) = (Roster::default(), &crews.background);
-            let by = settings.interest;
+            let (by, tasks) = (settings.interest, &crews.background);
             let interest = Interest::start(id, nats, by, &table, &roster, tasks, &metrics).await;
             Fleet::cluster(table.clone(), interest)
         }
         None => Fleet::solo(table.clone()),
     };
+    let cluster = match (&nats, &config.nats) {
+        (Some(nats), Some(settings)) if settings.jetstream != JetStream::Off => {
+            let (tasks, replicas) = (&crews.background, settings.replicas.into());
+            let store = Store::open(nats, replicas, tasks, &metrics).await;
+            Cluster::start(&Parts {
+                node: id,
+                store: &store,
+                jetstream: settings.jetstream,
+                table: &table,
+                fleet: &fleet,
+                roster: &roster,
+                tasks,
+                metrics: &metrics,
+            })
+        }
+        _ => Cluster::solo(&table, &fleet, &crews.background, &metrics),
+    };
     let hold = Hold::new(config.limits.max_held.bytes());
     let memory = Memory::default();
-    Ok(Core { id, table, nats, fleet, hold, metrics, crews, disk, memory })
+    Ok(Core { id, table, nats, fleet, cluster, hold, metrics, crews, disk, memory })
 }
 
 /// Builds what newcomers meet by `config`, after what they met `before`. Nothing of it is in force yet,
@@ -170,6 +189,7 @@ pub(super) fn edge(config: &Config, core: &Core, rules: Arc<Rules>) -> Edge {
         admission: Arc::new(Admission::new(&config.limits, core.memory.clone())),
         refused: Permits::new(REFUSED),
         table: core.table.clone(),
+        cluster: core.cluster.clone(),
         farewells: Farewells {
             tasks: core.crews.connections.clone(),
             places: Permits::new(config.limits.max_connections),
@@ -200,6 +220,7 @@ pub(super) fn admin(core: &Core, drain: Drain) -> Admin {
     Admin {
         metrics: core.metrics.clone(),
         nats: core.nats.clone(),
+        cluster: core.cluster.clone(),
         drain,
         places: Permits::new(OPERATORS),
         waiting: Permits::new(HOOKS),
@@ -217,7 +238,8 @@ fn door(
 ) -> Result<Door, ServerError> {
     let needs = |needs| ServerError::Route { route: place, needs };
     let route = Arc::new(route.clone());
-    let relay = Relay::new(&route, core.nats.as_ref(), &core.hold, &core.metrics)?;
+    let relay =
+        Relay::new(&route, core.nats.as_ref(), &core.hold, core.cluster.fence(), &core.metrics)?;
     let gate = match route.auth {
         AuthMode::None => Gate::Open,
         AuthMode::Connect => Gate::Connect,
@@ -230,7 +252,11 @@ fn door(
         },
     };
     let plans = Plans::new(&config.plans, &route);
-    Ok(Door::new(route, relay, gate, config.heartbeat, plans))
+    let quota = UserQuota {
+        max: config.limits.max_connections_per_user,
+        when_full: config.limits.when_user_full,
+    };
+    Ok(Door::new(route, relay, gate, config.heartbeat, plans, quota))
 }
 
 /// Who checks tokens by `jwt`, in place of who did `before`. Blocks while it reads.

@@ -26,6 +26,8 @@ struct Schedule {
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for what backends have asked for to be done.
 const BACKENDS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for the last writes to the registry, and to give the lease back.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for operators who wait for the end to read that it came.
 const OPERATORS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the log and the gauges say how far the drain is.
@@ -57,6 +59,9 @@ impl Node {
         self.tell(Stage::Over, left, Duration::ZERO);
         self.core.crews.backends.stop();
         let _ = timeout(BACKENDS_TIMEOUT, self.core.crews.backends.ended()).await;
+        if !self.core.cluster.release(Instant::now() + RELEASE_TIMEOUT).await {
+            tracing::warn!("not all of this node's state was given back; others will find out");
+        }
         if let Some(nats) = &self.core.nats {
             nats.drain(Instant::now() + FLUSH_TIMEOUT).await;
         }

@@ -12,6 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["edge", "management", "admin"],
     &["handshake"],
     &["connection"],
+    &["cluster"],
     &["auth", "relay"],
     &["hub"],
     &["limits"],

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use super::build::{self, Served};
 use super::{Node, ServerError, compare_payload_limit, largest_event};
 use crate::config::{Config, process_environment};
+use crate::handshake::Door;
 
 use watch::Watch;
 
@@ -138,6 +139,7 @@ impl Node {
         if let (Some((door, _)), Some(rules)) = (&self.management, &served.management) {
             door.set_rules(Arc::clone(rules));
         }
+        self.core.cluster.set_ways(served.rules.doors.targets().map(Door::way));
         self.core.table.set_limits(&limits);
         self.edge.pending.set_max(limits.max_pending);
         self.edge.doorkeeper.admission.set_limits(&limits);

@@ -354,6 +354,24 @@ async fn a_hub_that_comes_by_a_reload_gets_pushes_from_its_first_client_on() {
 }
 
 #[tokio::test]
+async fn groups_may_be_asked_for_by_wildcard_and_users_by_name() {
+    let stage = Stage::new().await;
+    let node = Node::start(&format!(
+        "nats: {{servers: ['{}'], interest: {{groups: wildcard, users: name}}}}\n\
+         routes: [{{path: /ws, auth: connect}}]\n",
+        stage.nats.url()
+    ));
+    node.reaches_nats().await;
+    stage.reaches("all", 0).await;
+    assert_eq!(stage.push("user.ann", "x").await, None, "nobody listens");
+    assert_eq!(stage.push("group.red", "x").await, Some(0));
+    let mut ann = connect(&node, "/ws?ann=red").await;
+    stage.reaches("user.ann", 1).await;
+    assert_eq!(stage.push("group.red", "to red").await, Some(1));
+    assert_eq!(stage.read(&mut ann).await, ["to red"]);
+}
+
+#[tokio::test]
 async fn the_permissions_in_the_contract_suffice() {
     let contract = std::fs::read_to_string(root().join("examples/CONTRACT.md")).unwrap();
     let (_, block) = contract.split_once("```text\nauthorization {").unwrap();
