@@ -214,7 +214,7 @@ async fn jetstream(
             Backend::Nats(prefix) => {
                 Subjects::new(prefix).ok().map(|own| own.event(&route.hub, EventKind::Message))
             }
-            Backend::Echo(_) => None,
+            Backend::Http(_) | Backend::Echo(_) => None,
         })
         .collect();
     subjects.dedup();

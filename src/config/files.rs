@@ -5,7 +5,7 @@
 
 use std::{fs, path::Path};
 
-use super::{Config, Problem, SecretSource, Tls};
+use super::{Backend, Config, Problem, SecretSource, Tls};
 
 impl Config {
     /// Tries each file and variable that the config names. Relative paths start at the working
@@ -44,6 +44,13 @@ impl Config {
                 let file = (!jwks.is_url()).then_some(&jwks.location);
                 files.file("jwt.jwks.location", file);
                 files.file("jwt.jwks.ca", jwks.ca.as_ref());
+            }
+        }
+        for (i, route) in self.routes.iter().enumerate() {
+            if let Backend::Http(backend) = &route.backend {
+                let at = format!("routes[{i}].backend");
+                files.secret(&format!("{at}.secret_file"), backend.secret_file.as_ref());
+                files.file(&format!("{at}.ca"), backend.ca.as_ref());
             }
         }
         files.0

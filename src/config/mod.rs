@@ -10,6 +10,7 @@ mod listeners;
 mod jwt;
 mod nats;
 mod plan;
+mod backend;
 mod route;
 mod limits;
 mod load;
@@ -28,6 +29,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use backend::{Backend, Dialect, HttpBackend, Urls};
 pub use environment::process_environment;
 pub use error::{ConfigError, Position, Problem};
 pub use jwt::{Jwks, Jwt, JwtAlgorithm, JwtClaims, JwtKey, JwtSources};
@@ -42,7 +44,7 @@ pub use network::Network;
 pub use plan::{
     ConnectionRates, DEFAULT_PLAN, InboundRates, LimitAction, Plan, Rate, Rates, UserRates,
 };
-pub use route::{AuthMode, Backend, EventKind, OnFailure, Outbox, RefuseMode, Route, WhenFull};
+pub use route::{AuthMode, EventKind, OnFailure, Outbox, RefuseMode, Route, WhenFull};
 pub use schema::schema;
 pub use secret::SecretSource;
 pub use units::{Period, Size};

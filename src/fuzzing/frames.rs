@@ -61,6 +61,7 @@ fn accepted(table: &Table, places: &Permits) -> Accepted {
         params: Box::default(),
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         subprotocol: None,
+        forwarded: Box::default(),
         since: SystemTime::UNIX_EPOCH,
         is_disowned: Default::default(),
     });

@@ -126,7 +126,7 @@ impl Door {
         quota: UserQuota,
     ) -> Self {
         let forwards =
-            |header| route.forward_headers.iter().any(|name| name.eq_ignore_ascii_case(header));
+            |header| route.forwarded_headers().iter().any(|name| name.eq_ignore_ascii_case(header));
         let trust = match &gate {
             Gate::Jwt { sources, .. } if sources.cookie.is_some() => Trust::Cookie,
             Gate::Connect if forwards("cookie") => Trust::Cookie,

@@ -113,7 +113,7 @@ fn examples_of_what_has_a_default_show_it() {
         name: None,
         origins: Vec::new(),
         subprotocols: Vec::new(),
-        forward_headers: Vec::new(),
+        forward_headers: None,
         groups: Vec::new(),
         heartbeat: None,
         ..shown

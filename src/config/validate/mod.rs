@@ -9,6 +9,7 @@ mod nats;
 mod origin;
 mod path;
 mod plan;
+mod backend;
 mod route;
 mod node;
 

@@ -123,6 +123,7 @@ fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, meters: Meters)
         params: Box::default(),
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         subprotocol: None,
+        forwarded: Box::default(),
         since: SystemTime::now(),
         is_disowned: Default::default(),
     });
