@@ -28,6 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use feed::{Delivery, Feed, Subscription};
 pub use link::Pending;
 pub use log_limit::LogLimit;
+pub(crate) use store::REQUEST_TIMEOUT;
 pub use store::{Bucket, Key, Page, Record, Revision, Store, StoreError};
 pub use subject::{Filter, Subject, SubjectError, Subjects};
 

@@ -43,6 +43,14 @@ pub struct Page {
     pub has_more: bool,
 }
 
+/// What is written to a key.
+struct Write<'a> {
+    value: Bytes,
+    /// How long it is kept; for ever without one.
+    lifetime: Option<&'a str>,
+    is_forgotten: bool,
+}
+
 /// How long it stays known that a key was forgotten. Who reads the bucket reads more often.
 const FORGOTTEN_FOR: &str = "60s";
 /// Records of a page.
@@ -51,6 +59,17 @@ const PAGE: usize = 256;
 impl Revision {
     /// Before every write.
     pub const NONE: Self = Self(0);
+
+    #[cfg(test)]
+    pub(crate) const fn test(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl Write<'_> {
+    fn of(value: Bytes) -> Self {
+        Self { value, lifetime: None, is_forgotten: false }
+    }
 }
 
 impl Bucket {
@@ -94,14 +113,14 @@ impl Bucket {
         value: Bytes,
         deadline: Instant,
     ) -> Result<Revision, StoreError> {
-        match self.write(key, value.clone(), Some(Revision::NONE), None, deadline).await {
+        match self.write(key, Write::of(value.clone()), Some(Revision::NONE), deadline).await {
             Err(StoreError::Conflict) => match self.get(key, deadline).await? {
                 // It is still known that it was forgotten.
                 Some(Record { value: None, revision, .. }) => {
                     self.update(key, value, revision, deadline).await
                 }
                 Some(_) => Err(StoreError::Conflict),
-                None => self.write(key, value, Some(Revision::NONE), None, deadline).await,
+                None => self.write(key, Write::of(value), Some(Revision::NONE), deadline).await,
             },
             written => written,
         }
@@ -118,7 +137,29 @@ impl Bucket {
         revision: Revision,
         deadline: Instant,
     ) -> Result<Revision, StoreError> {
-        self.write(key, value, Some(revision), None, deadline).await
+        self.write(key, Write::of(value), Some(revision), deadline).await
+    }
+
+    /// Writes a key whose last write is `revision`, for `lifetime` only.
+    ///
+    /// # Errors
+    /// `Conflict` when it is another.
+    pub async fn update_for(
+        &self,
+        lifetime: Duration,
+        key: &Key,
+        value: Bytes,
+        revision: Revision,
+        deadline: Instant,
+    ) -> Result<Revision, StoreError> {
+        let lifetime = format!("{}s", lifetime.as_secs().max(1));
+        self.write(
+            key,
+            Write { value, lifetime: Some(&lifetime), is_forgotten: false },
+            Some(revision),
+            deadline,
+        )
+        .await
     }
 
     /// Writes a key, whatever it has.
@@ -131,7 +172,7 @@ impl Bucket {
         value: Bytes,
         deadline: Instant,
     ) -> Result<Revision, StoreError> {
-        self.write(key, value, None, None, deadline).await
+        self.write(key, Write::of(value), None, deadline).await
     }
 
     /// Forgets a key; with a revision, only if that is its last write.
@@ -144,8 +185,9 @@ impl Bucket {
         revision: Option<Revision>,
         deadline: Instant,
     ) -> Result<(), StoreError> {
-        let forgotten = Some(FORGOTTEN_FOR);
-        self.write(key, Bytes::new(), revision, forgotten, deadline).await.map(drop)
+        let forgotten =
+            Write { value: Bytes::new(), lifetime: Some(FORGOTTEN_FOR), is_forgotten: true };
+        self.write(key, forgotten, revision, deadline).await.map(drop)
     }
 
     /// What the key has, by the word of the bucket's leader; none when it was never written, or was
@@ -158,6 +200,9 @@ impl Bucket {
         let answer = self.api("STREAM.MSG.GET", request.to_string().into(), deadline).await;
         match answer {
             Err(StoreError::Refused { code: wire::NO_MESSAGE, .. }) => Ok(None),
+            Err(StoreError::Refused { code: wire::NO_STREAM, .. }) => {
+                Err(StoreError::NoBucket(self.name.to_string()))
+            }
             answer => wire::stored(&answer?, &self.subject_of("")).map(Some),
         }
     }
@@ -219,21 +264,22 @@ impl Bucket {
     async fn write(
         &self,
         key: &Key,
-        value: Bytes,
+        write: Write<'_>,
         revision: Option<Revision>,
-        forgotten: Option<&str>,
         deadline: Instant,
     ) -> Result<Revision, StoreError> {
         let mut headers = HeaderMap::new();
         if let Some(Revision(revision)) = revision {
             headers.insert(wire::EXPECTED, revision.to_string());
         }
-        if let Some(lifetime) = forgotten {
+        if write.is_forgotten {
             headers.insert(wire::OPERATION, "DEL");
+        }
+        if let Some(lifetime) = write.lifetime {
             headers.insert(wire::TTL, lifetime);
         }
         let subject = Subject::of_store(self.subject_of(key.as_str()));
-        let answer = self.request(&subject, headers, value, deadline).await;
+        let answer = self.request(&subject, headers, write.value, deadline).await;
         let answer = answer.map_err(|error| self.no_bucket(error))?;
         wire::acknowledged(&answer.payload)
     }

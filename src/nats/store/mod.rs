@@ -23,6 +23,7 @@ use super::{Nats, RequestError};
 use crate::metrics::Metrics;
 use crate::task::Tasks;
 
+pub(crate) use bucket::REQUEST_TIMEOUT;
 pub use bucket::{Bucket, Page, Record, Revision};
 pub use key::Key;
 
