@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::effect::{Dispatch, Dispatched, Effects, Input};
+use super::effect::{Dispatch, Dispatched, Effect, Effects, Input};
 use super::inbound::Inbound;
 use super::machine::Machine;
 use super::outbound::Outbound;
@@ -174,12 +174,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         self.mailbox.set_busy(self.machine.is_busy());
     }
 
-    /// Ends the connection without waiting for the client; what waits for it is gone.
+    /// Ends the connection at once; what waits for the client is gone.
     pub(super) fn cut(&mut self, close: Close) {
         if close.cause == Cause::OutboxFull {
             self.relay.metrics().outbox_full();
         }
         self.mailbox.abandon();
+        self.effects.retain(|effect| !matches!(effect, Effect::Send(_)));
         self.input(Input::Cut(close));
     }
 

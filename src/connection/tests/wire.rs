@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::time::{Instant, timeout};
 
-use super::client::{BINARY, CLOSE, Client, FIN, PING, PONG, TEXT, frame};
-use crate::close::Cause;
+use super::client::{BINARY, CLOSE, Client, FIN, PING, PIPE, PONG, TEXT, frame};
+use crate::close::{Cause, Close};
 use crate::config::Plan;
 use crate::connection::{Accepted, Counted, run};
+use crate::message::Message;
 
 #[tokio::test]
 async fn messages_come_back_as_they_were() {
@@ -283,4 +284,25 @@ fn an_idle_connection_is_small() {
     }
     let size = size(run::<Io>);
     assert!(size <= 1536, "{size} bytes for each idle connection");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_sent_away_reads_why_and_nothing_that_waited() {
+    let mut client = Client::connect(|_| {});
+    client.frame(FIN | TEXT, b"not answered any more").await;
+    client.handle.push(Message::text("not delivered any more"), None).unwrap();
+    client.handle.cut(Close::of(Cause::Revoked));
+    assert_eq!(client.closed().await, (4403, "revoked".to_owned()));
+
+    // One that does not read holds its connection no longer than a closing handshake may take.
+    let client = Client::connect(|_| {});
+    client.handle.push(Message::binary(vec![7; 2 * PIPE]), None).unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    client.handle.cut(Close::of(Cause::Revoked));
+    let start = Instant::now();
+    while !client.table.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(start.elapsed() < Duration::from_secs(11), "{:?}", start.elapsed());
+    assert_eq!(client.metric("moorline_outbox_bytes"), Some(0.0));
 }
