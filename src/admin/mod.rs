@@ -1,8 +1,8 @@
 //! The operators' door: whether the node lives, whether it wants clients, what it counts, and the wish
 //! that it drains.
 //!
-//! Liveness depends on nothing but this process. Readiness waits until NATS was reached once, and
-//! ends when the node drains; a later outage of NATS does not end it, because all nodes would leave
+//! Liveness depends on nothing but this process. Readiness waits until NATS was reached once and it is
+//! known what was revoked, and ends when the node drains; a later outage of NATS does not end it, because all nodes would leave
 //! the load balancer at once.
 
 mod drain;
@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
+use crate::auth::Revocations;
 use crate::limits::{Permit, Permits};
 use crate::metrics::Metrics;
 use crate::nats::Nats;
@@ -36,6 +37,8 @@ pub struct Admin {
     pub metrics: Metrics,
     /// The connection to NATS, if there is one.
     pub nats: Option<Nats>,
+    /// What was revoked: the node is not ready before it knows.
+    pub revocations: Revocations,
     /// The node's drain: it is not ready once that began.
     pub drain: Drain,
     /// Places for requests at the same time.
@@ -145,7 +148,10 @@ impl Admin {
             return Some("draining\n");
         }
         let reached = self.nats.as_ref().is_none_or(Nats::was_connected);
-        (!reached).then_some("NATS was not reached yet\n")
+        if !reached {
+            return Some("NATS was not reached yet\n");
+        }
+        (!self.revocations.are_known()).then_some("revocations were not loaded yet\n")
     }
 }
 
@@ -170,6 +176,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::config::Limits;
+    use crate::hub::Table;
 
     async fn asks(admin: &Arc<Admin>, listener: &TcpListener, line: &str) -> TcpStream {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -192,7 +200,17 @@ mod tests {
         let (places, waiting) = (Permits::new(1), Permits::new(2));
         let (drain, tasks) = (Drain::new(), Tasks::new());
         let metrics = Metrics::new();
-        let admin = Admin { metrics, nats: None, drain: drain.clone(), places, waiting, tasks };
+        let table = Table::new(&Limits::default(), &metrics);
+        let revocations = Revocations::solo(Duration::from_secs(60), table);
+        let admin = Admin {
+            metrics,
+            nats: None,
+            revocations,
+            drain: drain.clone(),
+            places,
+            waiting,
+            tasks,
+        };
         let (admin, listener) = (Arc::new(admin), TcpListener::bind("127.0.0.1:0").await.unwrap());
         let mut hooks = Vec::new();
         for taken in 1..=2 {

@@ -19,6 +19,7 @@ mod claims;
 mod verifier;
 mod mint;
 mod certificate;
+mod revocation;
 
 #[cfg(test)]
 mod forge;
@@ -31,5 +32,6 @@ pub use error::{AuthError, Denied, KeyProblem};
 pub use jwks::JwksError;
 pub use key::KeyInfo;
 pub use mint::mint;
+pub use revocation::{RevocationError, Revocations, Revoked};
 pub use token::{Presented, Token, TokenError, find};
 pub use verifier::Verifier;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::config::Route;
-use crate::id::{ConnectionId, UserId};
+use crate::id::{ConnectionId, TokenId, UserId};
 
 /// One connected client. Lives as long as the connection and is shared with its events, so it holds
 /// only what every event needs.
@@ -18,6 +18,8 @@ pub struct Peer {
     pub route: Arc<Route>,
     /// Who it is, when anybody said so.
     pub user: Option<UserId>,
+    /// The token that let it in. A fresh one that takes its place later does not change this.
+    pub token: Option<Box<TokenFacts>>,
     /// The request path, without the query.
     pub path: Box<str>,
     /// What the path pattern's names stand for.
@@ -28,6 +30,17 @@ pub struct Peer {
     pub subprotocol: Option<Box<str>>,
     /// When the handshake came.
     pub since: SystemTime,
+}
+
+/// What a revocation may name a token by. In a box, because most connections of some routes have none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenFacts {
+    /// Whose it is; the backend may have called the client another name since.
+    pub user: UserId,
+    /// Its own id.
+    pub id: Option<TokenId>,
+    /// When it was made, in seconds since 1970.
+    pub issued_at: Option<u64>,
 }
 
 /// Names in the route's path pattern and what they stand for, percent-decoded.
@@ -74,6 +87,7 @@ impl Peer {
             path: route.path.as_str().into(),
             route: Arc::new(route),
             user: user.map(|user| UserId::new(user).unwrap()),
+            token: None,
             params: Params::default(),
             remote: SocketAddr::from(([127, 0, 0, 1], 1)),
             subprotocol: None,

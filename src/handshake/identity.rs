@@ -15,7 +15,9 @@ use super::{Caller, Door, Gate, trace_of};
 use crate::auth::{self, Denied};
 use crate::config::{EventKind, JwtSources};
 use crate::connection::{Farewells, Promise, Unopened};
-use crate::event::{Event, EventBody, Grant, Offer, Outcome, Params, Peer, State, Trace};
+use crate::event::{
+    Event, EventBody, Grant, Offer, Outcome, Params, Peer, State, TokenFacts, Trace,
+};
 use crate::id::{GroupName, UserId};
 use crate::limits::Seat;
 use crate::relay::Relay;
@@ -24,6 +26,8 @@ use crate::relay::Relay;
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) user: Option<UserId>,
+    /// Its token.
+    pub(super) token: Option<Box<TokenFacts>>,
     /// When its token ends.
     pub(super) expires: Option<SystemTime>,
     /// The plan that its token names.
@@ -49,6 +53,7 @@ pub(super) struct Admitted {
 #[derive(Debug, Default)]
 struct Shown {
     user: Option<UserId>,
+    token: Option<Box<TokenFacts>>,
     expires: Option<SystemTime>,
     plan: Option<String>,
     groups: Vec<GroupName>,
@@ -83,6 +88,7 @@ pub(super) async fn admit<B>(
     let trace = trace_of(request);
     let mut admitted = Admitted {
         user: shown.user.clone(),
+        token: shown.token.clone(),
         expires: shown.expires,
         plan: shown.plan.clone(),
         groups: groups_of_route(door, params)?,
@@ -133,7 +139,7 @@ async fn show<B>(
             let user = auth::certificate_user(certificate).map_err(|_| Refusal::NoCertificate)?;
             Ok(plain(Some(user)))
         }
-        Gate::Jwt { verifier, sources } => {
+        Gate::Jwt { verifier, sources, revocations } => {
             let presented = auth::find(request.headers(), query, sources).map_err(|error| {
                 Refusal::BadCredentials(match error {
                     auth::TokenError::Twice => "more than one token",
@@ -148,12 +154,20 @@ async fn show<B>(
             let Some(token) = presented.token else {
                 return if door.route.anonymous { Ok(rest) } else { Err(Refusal::NoToken) };
             };
+            if !revocations.are_known() {
+                return Err(Refusal::NoRevocations);
+            }
             let identity = verifier.verify(&token).await.map_err(|denied| match denied {
                 Denied::Invalid(why) => Refusal::BadToken(why),
                 Denied::Unavailable => Refusal::NoKeys,
             })?;
+            let facts = identity.facts();
+            if revocations.cover(&facts) {
+                return Err(Refusal::Revoked);
+            }
             Ok(Shown {
                 user: Some(identity.user),
+                token: Some(Box::new(facts)),
                 expires: Some(identity.expires_at),
                 plan: identity.plan,
                 groups: identity.groups,
@@ -209,6 +223,7 @@ fn connect_event<B>(
             id: attempt.id,
             route: Arc::clone(&door.route),
             user: shown.user,
+            token: shown.token,
             path: request.uri().path().into(),
             params: params.clone(),
             remote: attempt.caller.remote,
@@ -279,6 +294,7 @@ async fn answer(
         id: asked.id,
         route: Arc::clone(&asked.route),
         user: grant.user.clone().or_else(|| asked.user.clone()),
+        token: asked.token.clone(),
         path: asked.path.clone(),
         params: asked.params.clone(),
         remote: asked.remote,

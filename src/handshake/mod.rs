@@ -23,7 +23,7 @@ use http::{HeaderName, Request, Response};
 use http_body_util::Full;
 use tokio::time::sleep;
 
-use crate::auth::Verifier;
+use crate::auth::{Revocations, Verifier};
 use crate::config::{Heartbeat, JwtSources, Route};
 use crate::connection::{Farewells, Written};
 use crate::event::{Certificate, Peer, Trace};
@@ -88,6 +88,8 @@ pub enum Gate {
         verifier: Verifier,
         /// Where it is looked for.
         sources: JwtSources,
+        /// What is no good any more.
+        revocations: Revocations,
     },
     /// By what the backend says to the connect event.
     Connect,
@@ -230,6 +232,7 @@ impl Doorkeeper {
             id: attempt.id,
             route: Arc::clone(&door.route),
             user: admitted.user.clone(),
+            token: admitted.token.clone(),
             path: path.into(),
             params,
             remote: attempt.caller.remote,

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use super::disk::Disk;
 use super::{Crews, ServerError};
 use crate::admin::{Admin, Drain};
-use crate::auth::Verifier;
+use crate::auth::{Revocations, Verifier};
 use crate::config::{AuthMode, Backend, Config, EventKind, Jwt, Route};
 use crate::connection::Farewells;
 use crate::edge::{Edge, Proxies, Rules};
@@ -18,7 +18,7 @@ use crate::hub::{Interest, Table};
 use crate::id::NodeId;
 use crate::limits::{Admission, Limit, Limited, Memory, Pending, Permits, Users};
 use crate::metrics::Metrics;
-use crate::nats::Nats;
+use crate::nats::{Nats, Store};
 use crate::relay::{Hold, Relay};
 use crate::task::Tasks;
 use crate::tls::{self, Acceptor};
@@ -31,6 +31,8 @@ pub(super) struct Core {
     pub(super) nats: Option<Nats>,
     /// Who asks NATS for pushes.
     pub(super) interest: Option<Interest>,
+    /// What is no good any more, of the tokens that let clients in.
+    pub(super) revocations: Revocations,
     pub(super) hold: Hold,
     pub(super) metrics: Metrics,
     pub(super) crews: Crews,
@@ -77,9 +79,17 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
         Some(nats) => Some(Interest::start(id, nats, &table, &crews.background, &metrics).await),
         None => None,
     };
+    let lifetime = revocation_lifetime(config);
+    let revocations = match &nats {
+        Some(nats) => {
+            let store = Store::open(nats, 1, &crews.background, &metrics).await;
+            Revocations::cluster(lifetime, table.clone(), &store, false, &crews.background)
+        }
+        None => Revocations::solo(lifetime, table.clone()),
+    };
     let hold = Hold::new(config.limits.max_held.bytes());
     let memory = Memory::default();
-    Ok(Core { id, table, nats, interest, hold, metrics, crews, disk, memory })
+    Ok(Core { id, table, nats, interest, revocations, hold, metrics, crews, disk, memory })
 }
 
 /// Builds what newcomers meet by `config`, after what they met `before`. Nothing of it is in force yet,
@@ -153,6 +163,7 @@ pub(super) fn admin(core: &Core, drain: Drain) -> Admin {
     Admin {
         metrics: core.metrics.clone(),
         nats: core.nats.clone(),
+        revocations: core.revocations.clone(),
         drain,
         places: Permits::new(OPERATORS),
         waiting: Permits::new(HOOKS),
@@ -176,9 +187,11 @@ fn door(
         AuthMode::Connect => Gate::Connect,
         AuthMode::Certificate => Gate::Certificate,
         AuthMode::Jwt => match (verifier, &config.jwt) {
-            (Some(verifier), Some(jwt)) => {
-                Gate::Jwt { verifier: verifier.clone(), sources: jwt.sources.clone() }
-            }
+            (Some(verifier), Some(jwt)) => Gate::Jwt {
+                verifier: verifier.clone(),
+                sources: jwt.sources.clone(),
+                revocations: core.revocations.clone(),
+            },
             _ => return Err(needs("auth: jwt needs a jwt section")),
         },
     };
@@ -193,6 +206,13 @@ fn verifier(jwt: &Jwt, before: Option<&Verifier>, tasks: &Tasks) -> Result<Verif
         Some(before) => before.renewed(jwt, client)?,
         None => Verifier::new(jwt, client, tasks)?,
     })
+}
+
+/// How long a revocation is kept that does not say until when. Without a `jwt` section there is no token
+/// yet, but there may be one after a reload.
+pub(super) fn revocation_lifetime(config: &Config) -> Duration {
+    let default = Jwt::default();
+    config.jwt.as_ref().unwrap_or(&default).revocation_lifetime.get()
 }
 
 /// The client that fetches a key set, where there is one to fetch. Blocks while it reads.

@@ -136,6 +136,7 @@ impl Node {
         let limits = config.limits;
         self.edge.rules.store(Arc::clone(&served.rules));
         self.core.table.set_limits(&limits);
+        self.core.revocations.set_lifetime(build::revocation_lifetime(&config));
         self.edge.pending.set_max(limits.max_pending);
         self.edge.doorkeeper.admission.set_limits(&limits);
         self.edge.doorkeeper.farewells.places.set_max(limits.max_connections);
