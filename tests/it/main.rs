@@ -20,6 +20,7 @@ mod refusals;
 mod admission;
 mod hostile;
 mod tokens;
+mod revocation;
 mod tls;
 mod relaying;
 mod outages;

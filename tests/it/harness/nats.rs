@@ -29,6 +29,17 @@ impl NatsServer {
     /// Starts a server with more config of its own.
     pub(crate) async fn with_config(config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let streams = folder.path().join("streams");
+        let jetstream = format!("jetstream {{store_dir: {streams:?}}}\n");
+        Self::run(folder, &(jetstream + config)).await
+    }
+
+    /// Starts a server that has no JetStream.
+    pub(crate) async fn without_jetstream() -> Self {
+        Self::run(tempfile::tempdir().unwrap(), "").await
+    }
+
+    async fn run(folder: TempDir, config: &str) -> Self {
         let path = folder.path().join("nats.conf");
         std::fs::write(&path, config).unwrap();
         let port = super::free_port();

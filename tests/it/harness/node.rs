@@ -215,7 +215,7 @@ impl Node {
 
     /// Waits until NATS is connected, for requests and for pushes.
     pub(crate) async fn reaches_nats(&self) {
-        self.metric_becomes("moorline_nats_connected", &[], 2.0).await;
+        self.metric_becomes("moorline_nats_connected", &[], 3.0).await;
     }
 }
 

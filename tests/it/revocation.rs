@@ -1,0 +1,199 @@
+//! Tokens that are revoked: at the door, on open connections, on every node, whatever becomes of NATS.
+
+use async_nats::jetstream;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Client, NatsServer, Node, Request, eventually, exchange, exchange_raw};
+use crate::tokens::{SECRET, now, token};
+
+/// Nodes that share a NATS server and the secret of their tokens.
+struct Fleet {
+    nats: NatsServer,
+    folder: TempDir,
+}
+
+impl Fleet {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("secret"), SECRET).unwrap();
+        Self { nats: NatsServer::start().await, folder }
+    }
+
+    /// A node that takes tokens, ready.
+    async fn node(&self) -> Node {
+        let node = Node::start(&format!(
+            "nats: {{servers: ['{}']}}\n\
+             jwt: {{keys: [{{algorithms: [HS256], secret: {}}}]}}\n\
+             routes:\n\
+             - {{path: /ws, auth: jwt, backend: {{echo: true}}}}\n\
+             - {{path: /told, auth: jwt, backend: {{echo: true}}, refuse: close}}\n\
+             - {{path: /open, auth: none, backend: {{echo: true}}}}\n",
+            self.nats.url(),
+            self.folder.path().join("secret").display()
+        ));
+        node.reaches_nats().await;
+        node.wait_for("revocations loaded", |_| true);
+        node
+    }
+
+    /// Revokes as a node would: by a record in the fleet's bucket.
+    async fn revoke(&self, key: &str, before: u64) {
+        let record = json!({"before": before, "until": now() + 300}).to_string();
+        let jetstream = jetstream::new(self.nats.client().await);
+        let written = jetstream.publish(format!("$KV.moorline_revoked.{key}"), record.into());
+        written.await.unwrap().await.unwrap();
+    }
+
+    async fn revoke_token(&self, id: &str) {
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id.as_bytes());
+        let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        self.revoke(&format!("jti.{hex}"), 0).await;
+    }
+}
+
+/// A token of `user` that was made a minute ago, with claims over its own.
+fn token_of(user: &str, claims: &Value) -> String {
+    let mut all = json!({"sub": user, "iat": now() - 60, "exp": now() + 300});
+    all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+    token(json!({"alg": "HS256"}), &all)
+}
+
+async fn connect(node: &Node, token: &str) -> Client {
+    Request::new("/ws").bearer(token).connect(node.ws()).await.expect("to be let in")
+}
+
+/// The status of a handshake with this token.
+async fn knock(node: &Node, token: &str) -> u16 {
+    match Request::new("/ws").bearer(token).connect(node.ws()).await {
+        Ok(client) => {
+            client.close().await;
+            101
+        }
+        Err((status, _)) => status,
+    }
+}
+
+async fn refused(node: &Node, token: &str) {
+    eventually("a refusal", async || (knock(node, token).await == 401).then_some(())).await;
+}
+
+fn revoked() -> Option<(u16, String)> {
+    Some((4403, "revoked".to_owned()))
+}
+
+#[tokio::test]
+async fn who_came_in_by_a_revoked_token_is_closed_on_every_node_and_refused() {
+    let fleet = Fleet::start().await;
+    let nodes = [fleet.node().await, fleet.node().await];
+    let (lost, other) =
+        (token_of("ann", &json!({"jti": "1"})), token_of("ann", &json!({"jti": "2"})));
+    let bob = token_of("bob", &json!({"jti": "3"}));
+    let mut clients = Vec::new();
+    for node in &nodes {
+        let (lost, other) = (connect(node, &lost).await, connect(node, &other).await);
+        let anybody = Request::new("/open").connect(node.ws()).await.expect("to be let in");
+        clients.push((lost, other, connect(node, &bob).await, anybody));
+    }
+    fleet.revoke_token("1").await;
+    for (lost, other, bob, anybody) in &mut clients {
+        // It is in the middle of something.
+        lost.try_send("a message that may still be answered").await;
+        assert_eq!(lost.closed().await, revoked());
+        for client in [other, bob, anybody] {
+            assert_eq!(client.ask("still here").await, "still here");
+        }
+    }
+    for node in &nodes {
+        refused(node, &lost).await;
+        assert_eq!(knock(node, &other).await, 101);
+    }
+    fleet.revoke("user.ann", now()).await;
+    for (_, other, bob, anybody) in &mut clients {
+        assert_eq!(other.closed().await, revoked());
+        for client in [bob, anybody] {
+            assert_eq!(client.ask("still here").await, "still here");
+        }
+    }
+    for node in &nodes {
+        refused(node, &other).await;
+        let fresh = token_of("ann", &json!({"jti": "4", "iat": now() + 1}));
+        assert_eq!(knock(node, &fresh).await, 101, "made after the cutoff");
+        let labels = ["cause=\"revoked\"", "code=\"4403\""];
+        node.metric_becomes("moorline_connections_closed_total", &labels, 2.0).await;
+        let refusals = node.metric("moorline_handshakes_total", &["result=\"revoked\""]).await;
+        assert!(refusals >= 2.0, "{refusals}");
+    }
+    fleet.revoke("all", now() - 30).await;
+    for (_, _, bob, anybody) in &mut clients {
+        assert_eq!(bob.closed().await, revoked());
+        assert_eq!(anybody.ask("still here").await, "still here");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_says_that_the_token_was_revoked_and_nothing_of_it() {
+    let fleet = Fleet::start().await;
+    let node = fleet.node().await;
+    fleet.revoke_token("the-id-of-it").await;
+    let lost = token_of("ann", &json!({"jti": "the-id-of-it"}));
+    refused(&node, &lost).await;
+    let request = format!(
+        "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Authorization: Bearer {lost}\r\n\r\n"
+    );
+    let answer = exchange_raw(node.ws(), request.as_bytes()).await;
+    assert!(answer.to_lowercase().contains("www-authenticate: bearer error=\"invalid_token\""));
+    assert!(answer.contains("the token was revoked"), "{answer}");
+    let told = Request::new("/told").bearer(&lost).connect(node.ws()).await;
+    assert_eq!(told.expect("a 101").closed().await, revoked());
+    assert!(!node.whole_log().contains("the-id-of-it"), "a token's id is not logged");
+    assert!(!node.whole_log().contains(&lost));
+}
+
+#[tokio::test]
+async fn revocations_outlive_nats_and_reach_who_starts_later() {
+    let mut fleet = Fleet::start().await;
+    let early = fleet.node().await;
+    let (first, second) =
+        (token_of("ann", &json!({"jti": "1"})), token_of("bob", &json!({"jti": "2"})));
+    let mut client = connect(&early, &second).await;
+    fleet.revoke_token("1").await;
+    refused(&early, &first).await;
+    fleet.nats.kill();
+    early.metric_becomes("moorline_nats_connected", &[], 0.0).await;
+    assert_eq!(knock(&early, &first).await, 401, "what is known stays known");
+    assert_eq!(client.ask("nobody is closed").await, "nobody is closed");
+    fleet.nats.resume().await;
+    let late = fleet.node().await;
+    assert_eq!(knock(&late, &first).await, 401, "it was known before the node was ready");
+    assert_eq!(knock(&late, &second).await, 101);
+    fleet.revoke_token("2").await;
+    assert_eq!(client.closed().await, revoked());
+    for node in [&early, &late] {
+        refused(node, &second).await;
+    }
+}
+
+#[tokio::test]
+async fn without_jetstream_nothing_is_revoked_and_tokens_are_taken() {
+    let nats = NatsServer::without_jetstream().await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("secret"), SECRET).unwrap();
+    let fleet = Fleet { nats, folder };
+    let node = Node::start(&format!(
+        "nats: {{servers: ['{}']}}\n\
+         jwt: {{keys: [{{algorithms: [HS256], secret: {}}}]}}\n\
+         routes:\n- {{path: /ws, auth: jwt, backend: {{echo: true}}}}\n",
+        fleet.nats.url(),
+        fleet.folder.path().join("secret").display()
+    ));
+    node.reaches_nats().await;
+    node.wait_for("revocations cannot be read; trying again", |line| {
+        line["error"].as_str().unwrap().contains("JetStream")
+    });
+    let ready = exchange(node.admin(), b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert_eq!(ready.0, 200, "{}", ready.1);
+    assert_eq!(knock(&node, &token_of("ann", &json!({}))).await, 101);
+}
