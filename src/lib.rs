@@ -24,6 +24,7 @@
 //! edge  admin                                    clients' door | operators' door
 //! handshake                                      opening handshake, refusals, Origin
 //! connection                                     one connection's life: machine, driver, socket
+//! cluster                                        leases, registry, takeover
 //! auth  relay                                    who is it | event -> outcome
 //! hub                                            all connections, and the line to each
 //! limits                                         places, rates, memory
@@ -46,6 +47,7 @@ pub mod limits;
 pub mod hub;
 pub mod relay;
 pub mod auth;
+pub mod cluster;
 pub mod connection;
 pub mod handshake;
 pub mod edge;

@@ -1,8 +1,9 @@
 //! The operators' door: whether the node lives, whether it wants clients, what it counts, and the wish
 //! that it drains.
 //!
-//! Liveness depends on nothing but this process. Readiness waits until NATS was reached once and it is
-//! known what was revoked, and ends when the node drains; a later outage of NATS does not end it, because all nodes would leave
+//! Liveness depends on nothing but this process. Readiness waits until NATS was reached once, with
+//! JetStream and all that was revoked where those are required, and ends when the node drains; a later
+//! outage of NATS does not end it, because all nodes would leave
 //! the load balancer at once.
 
 mod drain;
@@ -23,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
 use crate::auth::Revocations;
+use crate::cluster::Cluster;
 use crate::limits::{Permit, Permits};
 use crate::metrics::Metrics;
 use crate::nats::Nats;
@@ -39,6 +41,8 @@ pub struct Admin {
     pub nats: Option<Nats>,
     /// What was revoked: the node is not ready before it knows.
     pub revocations: Revocations,
+    /// The node's part in the fleet: without it some clients would be turned away.
+    pub cluster: Cluster,
     /// The node's drain: it is not ready once that began.
     pub drain: Drain,
     /// Places for requests at the same time.
@@ -151,6 +155,9 @@ impl Admin {
         if !reached {
             return Some("NATS was not reached yet\n");
         }
+        if self.cluster.is_starting() {
+            return Some("the node has no lease in JetStream yet\n");
+        }
         (!self.revocations.are_known()).then_some("revocations were not loaded yet\n")
     }
 }
@@ -201,11 +208,11 @@ mod tests {
         let (drain, tasks) = (Drain::new(), Tasks::new());
         let metrics = Metrics::new();
         let table = Table::new(&Limits::default(), &metrics);
-        let revocations = Revocations::solo(Duration::from_secs(60), table);
         let admin = Admin {
-            metrics,
             nats: None,
-            revocations,
+            cluster: Cluster::solo(&table, &metrics),
+            revocations: Revocations::solo(Duration::from_secs(60), table),
+            metrics,
             drain: drain.clone(),
             places,
             waiting,

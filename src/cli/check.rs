@@ -9,10 +9,12 @@ use clap::Args;
 use tokio::time::Instant;
 
 use crate::auth::Verifier;
-use crate::config::{Config, Jwt, Nats as NatsConfig, Tls, process_environment};
+use crate::config::{
+    Backend, Config, EventKind, JetStream, Jwt, Nats as NatsConfig, Tls, process_environment,
+};
 use crate::id::NodeId;
 use crate::metrics::Metrics;
-use crate::nats::Nats;
+use crate::nats::{Nats, Store, Subjects};
 use crate::server;
 use crate::task::Tasks;
 use crate::tls;
@@ -42,6 +44,8 @@ struct Report {
 const SOON_DAYS: i64 = 14;
 /// The least nats-server that the NATS client library supports in full.
 const LEAST_NATS: [u64; 3] = [2, 10, 0];
+/// The least that keeps what outlives a node.
+const LEAST_JETSTREAM: [u64; 3] = [2, 11, 0];
 /// Older ones have published holes, among them ways around a server's own permissions.
 const SAFE_NATS: [u64; 3] = [2, 12, 7];
 
@@ -151,6 +155,9 @@ async fn nats_servers(config: &Config, settings: &NatsConfig, report: &mut Repor
     } else {
         report.ok("nats", format_args!("server {version}"));
     }
+    if settings.jetstream != JetStream::Off {
+        jetstream(config, settings, &nats, &version, report).await;
+    }
     let (largest, max_payload) = (server::largest_event(config), nats.max_payload());
     if largest > max_payload {
         report.fail(
@@ -160,6 +167,63 @@ async fn nats_servers(config: &Config, settings: &NatsConfig, report: &mut Repor
                  headers need {largest}"
             ),
         );
+    }
+}
+
+/// Whether JetStream is there, and stores none of our requests: its acknowledgement would be the first
+/// answer to each.
+async fn jetstream(
+    config: &Config,
+    settings: &NatsConfig,
+    nats: &Nats,
+    version: &str,
+    report: &mut Report,
+) {
+    const KEY: &str = "nats.jetstream";
+    let (tasks, metrics) = (Tasks::new(), Metrics::new());
+    let store = Store::open(nats, settings.replicas.into(), &tasks, &metrics).await;
+    let deadline = Instant::now() + settings.connect_timeout.get();
+    let up = tokio::time::timeout_at(deadline, store.up()).await;
+    let missing = match up {
+        Ok(()) => store.is_there(deadline).await.err().map(|error| error.to_string()),
+        Err(_) => Some("no connection in time".to_owned()),
+    };
+    match missing {
+        None if is_older(version, LEAST_JETSTREAM) => {
+            let least = dotted(LEAST_JETSTREAM);
+            report.fail(KEY, format_args!("server {version}: at least {least} is needed"));
+        }
+        None => report.ok(KEY, "JetStream is there"),
+        Some(error) if settings.jetstream == JetStream::Optional => report.warn(KEY, error),
+        Some(error) => report.fail(KEY, format_args!("{error}; `optional` or `off` go without")),
+    }
+    let mut subjects: Vec<_> = config
+        .routes
+        .iter()
+        .filter_map(|route| match &route.backend {
+            Backend::Nats(prefix) if prefix.is_empty() => {
+                Some(nats.subjects().event(&route.hub, EventKind::Message))
+            }
+            Backend::Nats(prefix) => {
+                Subjects::new(prefix).ok().map(|own| own.event(&route.hub, EventKind::Message))
+            }
+            Backend::Echo(_) => None,
+        })
+        .collect();
+    subjects.dedup();
+    for subject in subjects {
+        match store.streams_on(&subject, deadline).await {
+            Ok(streams) if streams.is_empty() => {}
+            Ok(streams) => report.fail(
+                "nats",
+                format_args!(
+                    "the stream {} stores {subject}, so its acknowledgement would be taken for a \
+                     worker's reply",
+                    streams.join(", ")
+                ),
+            ),
+            Err(error) => report.warn("nats", format_args!("streams on {subject}: {error}")),
+        }
     }
 }
 

@@ -15,8 +15,8 @@ use clap::Args;
 use serde_json::Map;
 
 use crate::config::{
-    Admin, AuthMode, Backend, Config, Format, Jwt, JwtAlgorithm, JwtKey, Limits, Listeners, Log,
-    LogFormat, Nats, Period, Plain, Public, Route, SecretSource, Shutdown, Tls,
+    Admin, AuthMode, Backend, Config, Format, JetStream, Jwt, JwtAlgorithm, JwtKey, Limits,
+    Listeners, Log, LogFormat, Nats, Period, Plain, Public, Route, SecretSource, Shutdown, Tls,
     process_environment,
 };
 use crate::server::Node;
@@ -88,7 +88,11 @@ pub(super) fn config(nats: Option<&str>) -> anyhow::Result<Config> {
             admin: Some(Admin { address: loopback(ADMIN_PORT) }),
             console: true,
         },
-        nats: nats.map(|url| Nats { servers: vec![url.to_owned()], ..Nats::default() }),
+        nats: nats.map(|url| Nats {
+            servers: vec![url.to_owned()],
+            jetstream: JetStream::Optional,
+            ..Nats::default()
+        }),
         jwt: Some(Jwt { keys: vec![secret_key], ..Jwt::default() }),
         routes: vec![Route {
             anonymous: true,

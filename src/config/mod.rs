@@ -37,7 +37,7 @@ pub use listeners::{
     ProxyProtocol, Public, Tls, TlsVersion,
 };
 pub use load::Format;
-pub use nats::{Nats, NatsTls};
+pub use nats::{JetStream, Nats, NatsTls};
 pub use network::Network;
 pub use plan::{
     ConnectionRates, DEFAULT_PLAN, InboundRates, LimitAction, Plan, Rate, Rates, UserRates,

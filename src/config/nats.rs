@@ -16,6 +16,15 @@ pub struct Nats {
     pub servers: Vec<String>,
     /// The first token or tokens of every subject. Default: `moorline`.
     pub prefix: String,
+    /// Whether the servers must have JetStream (nats-server 2.11 or newer), which keeps what outlives a
+    /// node: who is connected, so that backends hear of the end of a dead node's clients; how many
+    /// connections a user has; which tokens are revoked. `required`: the node stops without it.
+    /// `optional`: it goes on without, and each node knows its own only. `off`: it is not asked for.
+    /// Default: `required`.
+    pub jetstream: JetStream,
+    /// Servers that keep each of the above, 1 to 5; for buckets that are made now, for those that are
+    /// there are never altered. Default: 1. In a NATS cluster, 3 outlive the loss of a server.
+    pub replicas: u8,
     /// TCP connections; a client's messages always take the same one. Default: 1, enough for 100,000
     /// requests a second.
     pub connections: usize,
@@ -39,6 +48,19 @@ pub struct Nats {
     pub ping_interval: Period,
 }
 
+/// What the node needs of JetStream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JetStream {
+    /// It stops without it.
+    #[default]
+    Required,
+    /// It goes on without it, with what a node can do by itself.
+    Optional,
+    /// It does not ask for it.
+    Off,
+}
+
 /// TLS to the NATS servers.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -58,6 +80,8 @@ impl Default for Nats {
         Self {
             servers: vec!["nats://127.0.0.1:4222".to_owned()],
             prefix: "moorline".to_owned(),
+            jetstream: JetStream::Required,
+            replicas: 1,
             connections: 1,
             user: None,
             password: None,

@@ -49,6 +49,8 @@ pub(super) struct Driver<S> {
     timer: Pin<Box<Sleep>>,
     /// When this poll began. All that one poll does counts as at once.
     pub(super) now: Instant,
+    /// Until when what happens is logged, if it is.
+    pub(super) traced: Option<Instant>,
     panicked: bool,
 }
 
@@ -97,6 +99,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             effects: Effects::new(),
             timer: Box::pin(sleep_until(now)),
             now,
+            traced: None,
             panicked: false,
         };
         if let Some(first) = driver.machine.open(now) {
@@ -110,10 +113,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
         let mut budget = BUDGET;
         self.now = Instant::now();
-        match self.mailbox.poll_wish(cx) {
-            Poll::Ready(Wish::Part(close)) => self.input(Input::Part(close)),
-            Poll::Ready(Wish::Cut(close)) => self.cut(close),
-            Poll::Pending => {}
+        while let Poll::Ready(wish) = self.mailbox.poll_wish(cx) {
+            match wish {
+                Wish::Refresh(ends) => self.machine.refresh(ends),
+                Wish::Trace(until) => self.traced = Some(until),
+                Wish::Part(close) => self.input(Input::Part(close)),
+                Wish::Cut(close) => self.cut(close),
+            }
         }
         loop {
             let is_all_out = match self.perform(cx) {

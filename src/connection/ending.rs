@@ -14,11 +14,11 @@ use tokio::time::{Instant, timeout};
 
 use super::driver::{Driver, Exit};
 use super::effect::{Effects, Input};
-use super::farewell::Farewells;
 use super::machine::Machine;
 use super::requests::{Answered, Requests};
 use super::stats::Stats;
 use crate::close::{Cause, Close};
+use crate::cluster::{Entry, Farewells};
 use crate::config::EventKind;
 use crate::event::{Ended, Event, EventBody, Peer, Trace};
 use crate::relay::Relay;
@@ -93,7 +93,7 @@ pub(super) struct LastEvents {
 
 impl LastEvents {
     /// Waits for the events that are at the backend, then delivers `disconnected`.
-    pub(super) async fn deliver(mut self, farewells: &Farewells) {
+    pub(super) async fn deliver(mut self, farewells: &Farewells, entry: Option<Entry>) {
         for answered in std::mem::take(&mut self.answered) {
             self.take(answered);
         }
@@ -111,7 +111,7 @@ impl LastEvents {
             body: EventBody::Disconnected(self.ended),
             peer: self.peer,
         };
-        farewells.deliver(&self.relay, &event).await;
+        farewells.deliver(&self.relay, &event, entry).await;
     }
 
     /// An outcome may still change the state that `disconnected` carries.

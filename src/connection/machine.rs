@@ -29,7 +29,7 @@ pub(super) struct Machine {
     sequence: u64,
     /// The backend's state of the connection.
     state: Option<State>,
-    /// When the token that opened the connection ends.
+    /// When the token that lets the client stay ends.
     expires: Option<Instant>,
     /// A close that waits until no event is at the backend.
     parting: Option<Close>,
@@ -133,6 +133,11 @@ impl Machine {
         }
         self.note_reading(now);
         dispatch
+    }
+
+    /// The token that let the client in was renewed, or another counts from now on.
+    pub(super) fn refresh(&mut self, ends: Instant) {
+        self.expires = Some(ends);
     }
 
     /// Any bytes came in.

@@ -22,7 +22,6 @@ mod stats;
 mod driver;
 mod inbound;
 mod outbound;
-mod farewell;
 mod ending;
 mod never;
 #[cfg(test)]
@@ -35,6 +34,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
+use crate::close::{Cause, Close};
+use crate::cluster::{Entry, Farewells};
 use crate::config::Heartbeat;
 use crate::event::{Peer, State, Trace};
 use crate::hub::{Mailbox, Registered};
@@ -45,7 +46,6 @@ use driver::Driver;
 use machine::Machine;
 use socket::Socket;
 
-pub use farewell::Farewells;
 pub use never::{Promise, Unopened};
 pub use progress::{Counted, Written};
 
@@ -78,6 +78,8 @@ pub struct Accepted {
     pub registered: Registered,
     /// Its place among the open connections.
     pub seat: Seat,
+    /// Its place in the registry, where its end must be told.
+    pub entry: Option<Entry>,
     /// How its last event is delivered.
     pub farewells: Farewells,
 }
@@ -93,8 +95,12 @@ where
 {
     let Accepted { peer, relay, trace, heartbeat, meters, mailbox, registered, seat, .. } =
         accepted;
-    let (farewells, written) = (accepted.farewells, accepted.written);
+    let (farewells, written, entry) = (accepted.farewells, accepted.written, accepted.entry);
     relay.metrics().opened();
+    // Another node may have taken it over before it was in the table, where it would have been found.
+    if entry.as_ref().is_some_and(Entry::is_lost) {
+        mailbox.handle().cut(Close::with_code(Cause::NodeLost, Cause::Evicted.code()));
+    }
     let machine = Machine::new(
         Arc::clone(&peer.route),
         heartbeat,
@@ -110,7 +116,7 @@ where
         let exit = (&mut driver).await;
         let last = Box::pin(ending::leave(driver, exit)).await;
         drop(seat);
-        Box::pin(last.deliver(&farewells)).await;
+        Box::pin(last.deliver(&farewells, entry)).await;
     }
 }
 

@@ -8,8 +8,8 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::ending;
-use super::farewell::Farewells;
 use crate::close::{Cause, Close};
+use crate::cluster::{Entry, Farewells};
 use crate::config::EventKind;
 use crate::event::{Ended, Event, EventBody, Peer, State, Trace};
 use crate::relay::Relay;
@@ -36,6 +36,8 @@ pub struct Promise {
     pub since: Instant,
     /// How its last event is delivered.
     pub farewells: Farewells,
+    /// Its place in the registry, where its end must be told.
+    pub entry: Option<Entry>,
 }
 
 impl Unopened {
@@ -45,9 +47,10 @@ impl Unopened {
         Self(Some(Box::new(promise)))
     }
 
-    /// The client is here, or somebody else watches over it.
-    pub fn opened(mut self) {
-        self.0 = None;
+    /// The client is here, or somebody else watches over it: its place in the registry is theirs.
+    #[must_use]
+    pub fn opened(mut self) -> Option<Entry> {
+        self.0.take().and_then(|promise| promise.entry)
     }
 }
 
@@ -81,7 +84,7 @@ impl Promise {
             trace: self.trace,
             body: EventBody::Disconnected(Ended { close, duration }),
         };
-        let delivery = self.farewells.deliver(&self.relay, &event);
+        let delivery = self.farewells.deliver(&self.relay, &event, self.entry);
         Box::pin(delivery).await;
     }
 }

@@ -22,7 +22,8 @@ use crate::message::Message;
 pub struct Event {
     /// Whose it is.
     pub peer: Arc<Peer>,
-    /// 1, 2, 3 ... per connection, over all kinds of events.
+    /// 1, 2, 3 ... per connection, over all kinds of events; 0 where it is not known, for the connection
+    /// was another node's.
     pub sequence: u64,
     /// When it happened.
     pub time: SystemTime,

@@ -1,6 +1,10 @@
 //! The client at the other end, as far as moorline and the backends know it.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::SystemTime};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -30,6 +34,8 @@ pub struct Peer {
     pub subprotocol: Option<Box<str>>,
     /// When the handshake came.
     pub since: SystemTime,
+    /// Whether another node has told its backend of its end.
+    pub is_disowned: AtomicBool,
 }
 
 /// What a revocation may name a token by. In a box, because most connections of some routes have none.
@@ -92,7 +98,38 @@ impl Peer {
             remote: SocketAddr::from(([127, 0, 0, 1], 1)),
             subprotocol: None,
             since: SystemTime::now(),
+            is_disowned: AtomicBool::new(false),
         })
+    }
+}
+
+impl Peer {
+    /// Another node tells of its end: from now on nothing that it said goes to a backend.
+    pub fn disown(&self) {
+        self.is_disowned.store(true, Ordering::Release);
+    }
+
+    /// Whether another node has told its backend of its end.
+    #[must_use]
+    pub fn is_disowned(&self) -> bool {
+        self.is_disowned.load(Ordering::Acquire)
+    }
+
+    /// The same client, as its backend lets it in: under another name, if it gave one.
+    #[must_use]
+    pub fn granted(&self, user: Option<UserId>, subprotocol: Option<Box<str>>) -> Self {
+        Self {
+            id: self.id,
+            route: Arc::clone(&self.route),
+            user: user.or_else(|| self.user.clone()),
+            token: self.token.clone(),
+            path: self.path.clone(),
+            params: self.params.clone(),
+            remote: self.remote,
+            subprotocol,
+            since: self.since,
+            is_disowned: AtomicBool::new(self.is_disowned()),
+        }
     }
 }
 

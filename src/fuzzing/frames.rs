@@ -8,13 +8,14 @@ use tokio::io::duplex;
 
 use super::METRICS;
 use super::stream::{Frame, Manner, PING, PIPE, PONG, manner, runtime, server_frames, talk};
+use crate::cluster::Farewells;
 use crate::config::{AuthMode, Backend, EventKind, Limits, Plan, Route, Size};
-use crate::connection::{Accepted, Farewells, Written, run};
+use crate::connection::{Accepted, Written, run};
 use crate::event::{Peer, Trace};
 use crate::hub::Table;
 use crate::id::{ConnectionId, NodeId};
 use crate::limits::{Addresses, Meters, Permits, PlanRules, Seat};
-use crate::relay::{Hold, Relay};
+use crate::relay::{Fence, Hold, Relay};
 use crate::task::Tasks;
 
 static ROUTE: LazyLock<(Arc<Route>, Relay)> = LazyLock::new(|| {
@@ -22,7 +23,7 @@ static ROUTE: LazyLock<(Arc<Route>, Relay)> = LazyLock::new(|| {
     route.backend = Backend::Echo(true);
     route.events = vec![EventKind::Connected, EventKind::Message, EventKind::Disconnected];
     route.max_message = Size::kib(1);
-    let relay = Relay::new(&route, None, &Hold::new(0), &METRICS).unwrap();
+    let relay = Relay::new(&route, None, &Hold::new(0), &Fence::open(), &METRICS).unwrap();
     (Arc::new(route), relay)
 });
 
@@ -62,6 +63,7 @@ fn accepted(table: &Table, places: &Permits) -> Accepted {
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         subprotocol: None,
         since: SystemTime::UNIX_EPOCH,
+        is_disowned: Default::default(),
     });
     let (registered, mailbox) = table.register(&peer);
     Accepted {
@@ -81,6 +83,7 @@ fn accepted(table: &Table, places: &Permits) -> Accepted {
             node: places.take().unwrap(),
             address: Addresses::new(1).take(Ipv4Addr::LOCALHOST.into()).unwrap(),
         },
+        entry: None,
         farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
     }
 }

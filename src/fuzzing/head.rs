@@ -12,14 +12,15 @@ use super::METRICS;
 use super::stream::{Manner, PIPE, manner, runtime, server_frames, talk};
 use super::token::{VERIFIER, sources};
 use crate::auth::Revocations;
+use crate::cluster::{Cluster, Farewells};
 use crate::config::{AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size};
-use crate::connection::{Farewells, Written};
+use crate::connection::Written;
 use crate::edge::{Edge, Proxies, Rules};
 use crate::handshake::{Caller, Door, Doorkeeper, Gate, Plans, Routes};
 use crate::hub::Table;
 use crate::id::NodeId;
 use crate::limits::{Admission, Memory, Pending, Permits, Users};
-use crate::relay::{Hold, Relay};
+use crate::relay::{Fence, Hold, Relay};
 use crate::task::Tasks;
 
 /// Every status that a client may see before its connection is open.
@@ -41,7 +42,7 @@ static ROUTES: LazyLock<Vec<(Arc<Route>, Relay)>> = LazyLock::new(|| {
         route("/", AuthMode::Certificate),
     ];
     let with_relay = |route: Route| {
-        let relay = Relay::new(&route, None, &Hold::new(0), &METRICS).unwrap();
+        let relay = Relay::new(&route, None, &Hold::new(0), &Fence::open(), &METRICS).unwrap();
         (Arc::new(route), relay)
     };
     all.map(with_relay).into()
@@ -147,6 +148,7 @@ fn edge() -> (Edge, Caller) {
         admission: Arc::new(Admission::new(&limits, Memory::default())),
         refused: Permits::new(1),
         table: table.clone(),
+        cluster: Cluster::solo(&table, &METRICS),
         farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
         users: Users::new(),
         metrics: METRICS.clone(),

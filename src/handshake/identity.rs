@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, HeaderValue, Request};
 use tokio::sync::oneshot;
@@ -11,10 +11,11 @@ use tokio::time::Instant;
 use super::attempt::Attempt;
 use super::refusal::Refusal;
 use super::request::Opening;
-use super::{Caller, Door, Gate, trace_of};
+use super::{Caller, Door, Doorkeeper, Gate, trace_of};
 use crate::auth::{self, Denied};
+use crate::cluster::{Cluster, Entry, Farewells};
 use crate::config::{EventKind, JwtSources};
-use crate::connection::{Farewells, Promise, Unopened};
+use crate::connection::{Promise, Unopened};
 use crate::event::{
     Event, EventBody, Grant, Offer, Outcome, Params, Peer, State, TokenFacts, Trace,
 };
@@ -25,17 +26,14 @@ use crate::relay::Relay;
 /// A client that may come in.
 #[derive(Debug)]
 pub(super) struct Admitted {
-    pub(super) user: Option<UserId>,
-    /// Its token.
-    pub(super) token: Option<Box<TokenFacts>>,
+    /// Who it is.
+    pub(super) peer: Arc<Peer>,
     /// When its token ends.
     pub(super) expires: Option<SystemTime>,
     /// The plan that its token names.
     pub(super) plan: Option<String>,
     /// The groups that its route, its token and the backend put it in.
     pub(super) groups: Vec<GroupName>,
-    /// The selected subprotocol.
-    pub(super) subprotocol: Option<String>,
     /// The backend's state.
     pub(super) state: Option<State>,
     /// The backend's headers for the 101.
@@ -43,8 +41,8 @@ pub(super) struct Admitted {
     /// The number of the last event: 1 after a connect event.
     pub(super) sequence: u64,
     pub(super) trace: Trace,
-    /// After a connect event: tells the backend when there will be no connection after all.
-    pub(super) unopened: Option<Unopened>,
+    /// Tells the backend when there will be no connection after all.
+    pub(super) unopened: Unopened,
     /// What its connection holds.
     pub(super) seat: Seat,
 }
@@ -64,6 +62,9 @@ struct Shown {
     subprotocols: Vec<String>,
 }
 
+/// How long a client waits for its place in the registry.
+const STORE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Subprotocols with a meaning of their own are only selected where a route lists them.
 const RESERVED: &[&str] = &[
     "json.webpubsub.azure.v1",
@@ -75,48 +76,90 @@ const RESERVED: &[&str] = &[
 /// Finds out who the client is, and asks the backend where the route says so. Who is refused has no
 /// seat any more.
 pub(super) async fn admit<B>(
+    keeper: &Doorkeeper,
     door: &Door,
     request: &Request<B>,
     attempt: &mut Attempt,
     params: &Params,
     opening: &Opening,
     seat: Seat,
-    farewells: &Farewells,
 ) -> Result<Admitted, Refusal> {
     let shown = show(door, request, &attempt.caller, opening).await?;
     attempt.user = shown.user.clone();
-    let trace = trace_of(request);
-    let mut admitted = Admitted {
+    let (trace, since, expires) = (trace_of(request), Instant::now(), shown.expires);
+    let mut groups = groups_of_route(door, params)?;
+    groups.extend(shown.groups.iter().cloned());
+    let (plan, subprotocol) =
+        (shown.plan.clone(), select(&door.route.subprotocols, &shown.subprotocols));
+    let peer = |subprotocol| Peer {
+        id: attempt.id,
+        route: Arc::clone(&door.route),
         user: shown.user.clone(),
         token: shown.token.clone(),
-        expires: shown.expires,
-        plan: shown.plan.clone(),
-        groups: groups_of_route(door, params)?,
-        subprotocol: select(&door.route.subprotocols, &shown.subprotocols),
-        state: None,
-        headers: Vec::new(),
-        sequence: 0,
-        trace,
-        unopened: None,
-        seat,
+        path: request.uri().path().into(),
+        params: params.clone(),
+        remote: attempt.caller.remote,
+        subprotocol,
+        since: SystemTime::now(),
+        is_disowned: Default::default(),
     };
-    admitted.groups.extend(shown.groups.iter().cloned());
+    let promise = |peer, entry| Promise {
+        peer,
+        relay: door.relay.clone(),
+        trace,
+        sequence: 0,
+        state: None,
+        since,
+        farewells: keeper.farewells.clone(),
+        entry,
+    };
     if !door.route.wants(EventKind::Connect) {
-        return Ok(admitted);
+        let peer = Arc::new(peer(subprotocol.map(Into::into)));
+        let entry = enter(&keeper.cluster, &peer).await?;
+        let unopened = Unopened::new(promise(Arc::clone(&peer), entry));
+        let (state, headers) = (None, Vec::new());
+        let (sequence, seat) = (0, seat);
+        return Ok(Admitted {
+            peer,
+            expires,
+            plan,
+            groups,
+            state,
+            headers,
+            sequence,
+            trace,
+            unopened,
+            seat,
+        });
     }
-    let event = connect_event(door, request, attempt, params, shown, trace);
-    let (grant, unopened, seat) = ask(door, event, admitted.seat, farewells).await?;
-    admitted.groups.extend(grant.groups);
+    let peer = Arc::new(peer(None));
+    let entry = enter(&keeper.cluster, &peer).await?;
+    let event = connect_event(door, request, attempt, Arc::clone(&peer), shown, trace);
+    let asked = Asked { event, promise: promise(peer, entry), subprotocol, seat };
+    let granted = ask(asked, &keeper.farewells).await?;
+    let (grant, peer) = (granted.grant, granted.peer);
+    groups.extend(grant.groups);
     Ok(Admitted {
-        unopened: Some(unopened),
-        subprotocol: grant.subprotocol.or(admitted.subprotocol),
-        user: grant.user.or(admitted.user),
+        peer,
+        expires,
+        plan,
+        groups,
         state: grant.state,
         headers: grant.headers,
         sequence: 1,
-        seat,
-        ..admitted
+        trace,
+        unopened: granted.unopened,
+        seat: granted.seat,
     })
+}
+
+/// Enters a client of whose end its backend must hear, before that backend hears of the client at all.
+async fn enter(cluster: &Cluster, peer: &Arc<Peer>) -> Result<Option<Entry>, Refusal> {
+    let Some(entry) = cluster.enter(peer) else { return Ok(None) };
+    match entry.is_stored(Instant::now() + STORE_TIMEOUT).await {
+        true => Ok(Some(entry)),
+        false => Err(Refusal::BackendUnavailable),
+    }
 }
 
 async fn show<B>(
@@ -204,34 +247,23 @@ fn connect_event<B>(
     door: &Door,
     request: &Request<B>,
     attempt: &Attempt,
-    params: &Params,
+    peer: Arc<Peer>,
     shown: Shown,
     trace: Trace,
 ) -> Event {
     let offer = Offer {
         query: shown.query,
-        params: params.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+        params: peer.params.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
         headers: forwarded(door, request),
         claims: shown.claims,
         subprotocols: shown.subprotocols,
         certificate: attempt.caller.certificate.clone(),
         remote_address: attempt.caller.remote.to_string(),
     };
-    let now = SystemTime::now();
     Event {
-        peer: Arc::new(Peer {
-            id: attempt.id,
-            route: Arc::clone(&door.route),
-            user: shown.user,
-            token: shown.token,
-            path: request.uri().path().into(),
-            params: params.clone(),
-            remote: attempt.caller.remote,
-            subprotocol: None,
-            since: now,
-        }),
+        time: peer.since,
+        peer,
         sequence: 1,
-        time: now,
         state: None,
         trace,
         body: EventBody::Connect(Box::new(offer)),
@@ -253,32 +285,54 @@ fn forwarded<B>(door: &Door, request: &Request<B>) -> BTreeMap<String, Vec<Strin
         .collect()
 }
 
+/// What goes to a backend that decides about a client.
+struct Asked {
+    event: Event,
+    /// Made good when the backend lets the client in.
+    promise: Promise,
+    /// What is selected unless the backend selects another.
+    subprotocol: Option<String>,
+    seat: Seat,
+}
+
+/// A client that a backend lets in.
+struct Granted {
+    grant: Grant,
+    peer: Arc<Peer>,
+    unopened: Unopened,
+    seat: Seat,
+}
+
 /// Asks the backend in a task of its own, because hyper drops a handshake whose client left, and the
 /// backend may have let it in by then. The client's seat goes with the question, so that clients that
 /// leave early cannot ask more than those that stay: all of them together, and those of one address.
-async fn ask(
-    door: &Door,
-    event: Event,
-    seat: Seat,
-    farewells: &Farewells,
-) -> Result<(Grant, Unopened, Seat), Refusal> {
+async fn ask(asked: Asked, farewells: &Farewells) -> Result<Granted, Refusal> {
     let (tell, told) = oneshot::channel();
-    let relay = door.relay.clone();
-    let kept = farewells.clone();
     farewells.tasks.spawn("connect event", async move {
-        let answer = answer(relay, event, kept).await;
-        let _ = tell.send(answer.map(|(grant, unopened)| (grant, unopened, seat)));
+        let _ = tell.send(asked.answer().await);
     });
     // An error is a bug in the task, which logged it.
     told.await.map_err(|_| Refusal::BackendTimeout)?
 }
 
-async fn answer(
-    relay: Relay,
-    event: Event,
-    farewells: Farewells,
-) -> Result<(Grant, Unopened), Refusal> {
-    let (asked, trace, since) = (Arc::clone(&event.peer), event.trace, Instant::now());
+impl Asked {
+    async fn answer(self) -> Result<Granted, Refusal> {
+        let Self { event, mut promise, subprotocol, seat } = self;
+        let grant = granted(&promise.relay, event).await?;
+        let subprotocol = grant.subprotocol.clone().or(subprotocol);
+        let peer = Arc::new(promise.peer.granted(grant.user.clone(), subprotocol.map(Into::into)));
+        promise.peer = Arc::clone(&peer);
+        (promise.sequence, promise.state) = (1, grant.state.clone());
+        if let Some(entry) = &promise.entry {
+            entry.know(&peer);
+            // It is stored as it was before; only who it is would be missing.
+            entry.is_stored(Instant::now() + STORE_TIMEOUT).await;
+        }
+        Ok(Granted { grant, peer, unopened: Unopened::new(promise), seat })
+    }
+}
+
+async fn granted(relay: &Relay, event: Event) -> Result<Grant, Refusal> {
     let grant = match Box::pin(relay.request(event)).await {
         Outcome::Accepted(grant) => *grant,
         Outcome::Replied(_) => Grant::default(),
@@ -290,21 +344,7 @@ async fn answer(
         Outcome::Unknown if !relay.is_reachable() => return Err(Refusal::BackendUnavailable),
         Outcome::Unknown => return Err(Refusal::BackendTimeout),
     };
-    let peer = Arc::new(Peer {
-        id: asked.id,
-        route: Arc::clone(&asked.route),
-        user: grant.user.clone().or_else(|| asked.user.clone()),
-        token: asked.token.clone(),
-        path: asked.path.clone(),
-        params: asked.params.clone(),
-        remote: asked.remote,
-        subprotocol: grant.subprotocol.as_deref().map(Into::into),
-        since: asked.since,
-    });
-    let state = grant.state.clone();
-    let unopened =
-        Unopened::new(Promise { peer, relay, trace, sequence: 1, state, since, farewells });
-    Ok((grant, unopened))
+    Ok(grant)
 }
 
 /// What a browser needs to see selected even when it is refused by a close frame: one of its offers

@@ -16,7 +16,7 @@ mod upgrade;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, Request, Response};
@@ -24,9 +24,10 @@ use http_body_util::Full;
 use tokio::time::sleep;
 
 use crate::auth::{Revocations, Verifier};
+use crate::cluster::{Cluster, Farewells, Way};
 use crate::config::{Heartbeat, JwtSources, Route};
-use crate::connection::{Farewells, Written};
-use crate::event::{Certificate, Peer, Trace};
+use crate::connection::Written;
+use crate::event::{Certificate, Trace};
 use crate::hub::Table;
 use crate::id::{ConnectionId, NodeId};
 use crate::limits::{Admission, Permits, Users};
@@ -60,6 +61,8 @@ pub struct Doorkeeper {
     pub refused: Permits,
     /// Where accepted connections are entered.
     pub table: Table,
+    /// Where those are entered whose end their backend must hear of, whatever becomes of this node.
+    pub cluster: Cluster,
     /// Where their tasks run, and how their last events are delivered.
     pub farewells: Farewells,
     /// The limits that connections of one user share.
@@ -135,6 +138,12 @@ impl Door {
         let heartbeat = Arc::new(route.heartbeat.unwrap_or(heartbeat));
         Self { route, relay, gate, origins, heartbeat, plans }
     }
+
+    /// The route, and the way to its backend.
+    #[must_use]
+    pub fn way(&self) -> Way {
+        (Arc::clone(&self.route), self.relay.clone())
+    }
 }
 
 impl Doorkeeper {
@@ -150,7 +159,7 @@ impl Doorkeeper {
         let id = ConnectionId::random(self.node);
         let path = request.uri().path().to_owned();
         let mut attempt = Attempt::new(id, caller, &path, self.metrics.clone());
-        let answer = self.decide(doors, &mut request, &mut attempt, path).await;
+        let answer = self.decide(doors, &mut request, &mut attempt, &path).await;
         answer.unwrap_or_else(|refusal| {
             attempt.refused(&refusal);
             refusal.to_response(id)
@@ -205,11 +214,11 @@ impl Doorkeeper {
         doors: &Routes<Door>,
         request: &mut Request<B>,
         attempt: &mut Attempt,
-        path: String,
+        path: &str,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
         let counted = self.admission.count_request(attempt.caller.remote.ip());
         request::check_request(request)?;
-        let found = doors.find(&path);
+        let found = doors.find(path);
         let (door, params) = found
             .map_err(|_| Refusal::BadRequest("the path has a bad escape or a dot segment"))?
             .ok_or(Refusal::NotFound)?;
@@ -228,19 +237,8 @@ impl Doorkeeper {
                 return Ok(response);
             }
         };
-        let peer = Arc::new(Peer {
-            id: attempt.id,
-            route: Arc::clone(&door.route),
-            user: admitted.user.clone(),
-            token: admitted.token.clone(),
-            path: path.into(),
-            params,
-            remote: attempt.caller.remote,
-            subprotocol: admitted.subprotocol.clone().map(Into::into),
-            since: SystemTime::now(),
-        });
         attempt.accepted();
-        Ok(self.upgrade(request, door, &opening, admitted, peer, &attempt.caller))
+        Ok(self.upgrade(request, door, &opening, admitted, &attempt.caller))
     }
 
     /// Everything that a well-formed handshake may still be refused for.
@@ -260,7 +258,7 @@ impl Doorkeeper {
         if !door.origins.allow(origins.map(http::HeaderValue::as_bytes)) {
             return Err(Refusal::Origin);
         }
-        identity::admit(door, request, attempt, params, opening, seat, &self.farewells).await
+        identity::admit(self, door, request, attempt, params, opening, seat).await
     }
 }
 

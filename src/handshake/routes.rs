@@ -34,6 +34,11 @@ impl<T> Routes<T> {
         Self { routes }
     }
 
+    /// What all routes lead to.
+    pub fn targets(&self) -> impl Iterator<Item = &T> {
+        self.routes.iter().map(|(_, target)| target)
+    }
+
     /// The route of `path`, and what its names stand for.
     ///
     /// # Errors

@@ -20,8 +20,7 @@ use super::request::Opening;
 use super::{CONNECTION_ID, Caller, Door, Doorkeeper, Gate};
 use crate::close::{Cause, Close};
 use crate::config::RefuseMode;
-use crate::connection::{self, Accepted, Promise, Unopened};
-use crate::event::Peer;
+use crate::connection::{self, Accepted};
 use crate::id::ConnectionId;
 
 impl Doorkeeper {
@@ -32,10 +31,10 @@ impl Doorkeeper {
         door: &Door,
         opening: &Opening,
         admitted: Admitted,
-        peer: Arc<Peer>,
         caller: &Caller,
     ) -> Response<Full<Bytes>> {
-        let mut response = switching(opening, admitted.subprotocol.as_deref(), peer.id);
+        let (peer, unopened) = (admitted.peer, admitted.unopened);
+        let mut response = switching(opening, peer.subprotocol.as_deref(), peer.id);
         for (name, value) in admitted.headers {
             response.headers_mut().append(name, value);
         }
@@ -47,18 +46,6 @@ impl Doorkeeper {
             remote = %peer.remote,
             "connection accepted"
         );
-        let unopened = Unopened::new(Promise {
-            peer: Arc::clone(&peer),
-            relay: door.relay.clone(),
-            trace: admitted.trace,
-            sequence: admitted.sequence,
-            state: admitted.state.clone(),
-            since: Instant::now(),
-            farewells: self.farewells.clone(),
-        });
-        if let Some(asked) = admitted.unopened {
-            asked.opened();
-        }
         let (registered, mailbox) = self.table.register(&peer);
         for group in &admitted.groups {
             if let Err(error) = registered.join(group) {
@@ -77,7 +64,7 @@ impl Doorkeeper {
         {
             mailbox.handle().cut(Close::of(Cause::Revoked));
         }
-        let accepted = Box::new(Accepted {
+        let mut accepted = Box::new(Accepted {
             peer,
             relay: door.relay.clone(),
             trace: admitted.trace,
@@ -91,12 +78,13 @@ impl Doorkeeper {
             mailbox,
             registered,
             seat: admitted.seat,
+            entry: None,
             farewells: self.farewells.clone(),
         });
         let upgrade = hyper::upgrade::on(request);
         self.farewells.tasks.spawn("connection", async move {
             if let Some(io) = upgraded(upgrade).await {
-                unopened.opened();
+                accepted.entry = unopened.opened();
                 connection::run(io, *accepted).await;
             }
         });

@@ -20,9 +20,13 @@ pub struct Handle(Arc<Line>);
 #[derive(Debug)]
 pub struct Mailbox(Arc<Line>);
 
-/// How somebody wants the connection to end.
+/// What somebody wants of the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
+    /// The token that let it in ends then.
+    Refresh(Instant),
+    /// What happens on it is logged until then.
+    Trace(Instant),
     /// Once its events are answered and what waits for it is sent.
     Part(Close),
     /// At once; what waits for it is gone.
@@ -44,8 +48,11 @@ struct Line {
 
 #[derive(Debug)]
 struct Shared {
-    /// The first wish of its kind stands; a cut goes before a part.
-    wish: Option<Wish>,
+    /// The first wish to end of its kind stands; a cut goes before a part.
+    end: Option<Wish>,
+    /// The last of its kind stands.
+    refresh: Option<Instant>,
+    trace: Option<Instant>,
     outbox: Outbox,
 }
 
@@ -54,7 +61,7 @@ impl Handle {
     #[must_use]
     pub fn new(bounds: &config::Outbox) -> (Self, Mailbox) {
         let line = Arc::new(Line {
-            shared: Mutex::new(Shared { wish: None, outbox: Outbox::new(bounds) }),
+            shared: Mutex::new(Shared::new(bounds)),
             is_wished: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             waker: AtomicWaker::new(),
@@ -65,7 +72,20 @@ impl Handle {
 
     /// Wishes that the connection ends, once its events are answered.
     pub fn part(&self, close: Close) {
-        self.0.lock().wish.get_or_insert(Wish::Part(close));
+        self.0.lock().end.get_or_insert(Wish::Part(close));
+        self.0.call();
+    }
+
+    /// Tells that the token that let the connection in was renewed, or that one counts from now on,
+    /// and when it ends.
+    pub fn refresh(&self, ends: Instant) {
+        self.0.lock().refresh = Some(ends);
+        self.0.call();
+    }
+
+    /// Wishes that what happens on the connection is logged.
+    pub fn trace(&self, until: Instant) {
+        self.0.lock().trace = Some(until);
         self.0.call();
     }
 
@@ -118,14 +138,18 @@ impl Mailbox {
         Handle(Arc::clone(&self.0))
     }
 
-    /// Ready when there is a wish to end; each is given out once.
+    /// Ready when there is a wish; each is given out once.
     pub fn poll_wish(&mut self, cx: &mut Context<'_>) -> Poll<Wish> {
         self.0.waker.register(cx.waker());
         if !self.0.is_wished.swap(false, Ordering::Acquire) {
             return Poll::Pending;
         }
-        match self.0.lock().wish.take() {
-            Some(wish) => Poll::Ready(wish),
+        match self.0.lock().take_wish() {
+            Some(wish) => {
+                // There may be another one.
+                self.0.is_wished.store(true, Ordering::Release);
+                Poll::Ready(wish)
+            }
             None => Poll::Pending,
         }
     }
@@ -195,10 +219,20 @@ impl Mailbox {
 }
 
 impl Shared {
+    fn new(bounds: &config::Outbox) -> Self {
+        Self { end: None, refresh: None, trace: None, outbox: Outbox::new(bounds) }
+    }
+
     fn cut(&mut self, close: Close) {
-        if !matches!(self.wish, Some(Wish::Cut(_))) {
-            self.wish = Some(Wish::Cut(close));
+        if !matches!(self.end, Some(Wish::Cut(_))) {
+            self.end = Some(Wish::Cut(close));
         }
+    }
+
+    fn take_wish(&mut self) -> Option<Wish> {
+        let trace = self.trace.take().map(Wish::Trace);
+        let wish = trace.or_else(|| self.refresh.take().map(Wish::Refresh));
+        wish.or_else(|| self.end.take())
     }
 }
 

@@ -79,7 +79,7 @@ impl Interest {
             if !self.0.hubs.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
                 continue;
             }
-            let hub = self.0.table.hub_or_new(name);
+            let hub = self.0.table.open(name);
             for scope in [Scope::Connections(self.0.node), Scope::Users, Scope::All] {
                 self.subscribe(&hub, scope).await;
             }

@@ -53,7 +53,7 @@ impl Table {
     #[must_use]
     pub fn register(&self, peer: &Arc<Peer>) -> (Registered, Mailbox) {
         let (handle, mailbox) = Handle::new(&peer.route.outbox);
-        let hub = self.hub_or_new(&peer.route.hub);
+        let hub = self.open(&peer.route.hub);
         let member = Arc::new(Member::new(Arc::clone(peer), handle));
         hub.enter(&member);
         (Registered { hub, member }, mailbox)
@@ -101,8 +101,8 @@ impl Table {
         self.0.shared.changes.next().await
     }
 
-    /// A hub, also one that nobody is in yet.
-    pub(super) fn hub_or_new(&self, name: &HubName) -> Arc<Hub> {
+    /// A hub that the node serves from now on, also one that nobody is in yet.
+    pub fn open(&self, name: &HubName) -> Arc<Hub> {
         self.hub(name).unwrap_or_else(|| {
             let mut hubs = self.0.hubs.write().unwrap_or_else(PoisonError::into_inner);
             let new = || Arc::new(Hub::new(name.clone(), Arc::clone(&self.0.shared)));

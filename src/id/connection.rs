@@ -4,13 +4,16 @@ use std::fmt;
 use std::str::FromStr;
 
 use rand::RngExt;
+use serde::{Deserialize, Serialize};
 
 /// One moorline process: random for each start, so a restarted node is another node.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct NodeId([u8; NODE_LEN]);
 
 /// One WebSocket connection: two subject tokens, the second holds 128 random bits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ConnectionId {
     node: NodeId,
     random: u128,
@@ -84,6 +87,34 @@ impl FromStr for ConnectionId {
         let id = Self { node: node.parse()?, random };
         // Too few or too many letters, or bits that an id has not, would be a second text of the same.
         if id.to_string() == text { Ok(id) } else { Err(IdError) }
+    }
+}
+
+impl TryFrom<String> for NodeId {
+    type Error = IdError;
+
+    fn try_from(text: String) -> Result<Self, IdError> {
+        text.parse()
+    }
+}
+
+impl From<NodeId> for String {
+    fn from(id: NodeId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for ConnectionId {
+    type Error = IdError;
+
+    fn try_from(text: String) -> Result<Self, IdError> {
+        text.parse()
+    }
+}
+
+impl From<ConnectionId> for String {
+    fn from(id: ConnectionId) -> Self {
+        id.to_string()
     }
 }
 

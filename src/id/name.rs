@@ -13,14 +13,79 @@ use serde::{Deserialize, Serialize};
 #[schemars(with = "String")]
 pub struct HubName(Arc<str>);
 
-/// Who a connection belongs to, as the token or the backend said: any text that is not empty, has no
-/// control characters and fits 200 bytes once encoded.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct UserId(Arc<str>);
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
 
-/// A group of connections, by the same rule as users.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct GroupName(Arc<str>);
+        impl $name {
+            /// Checks and keeps `name`.
+            ///
+            /// # Errors
+            /// When the name is empty, too long once encoded, or has control characters.
+            pub fn new(name: &str) -> Result<Self, NameError> {
+                check(name)?;
+                Ok(Self(Arc::from(name)))
+            }
+
+            /// The name that was encoded as this token.
+            ///
+            /// # Errors
+            /// When nothing is encoded so.
+            pub fn from_token(token: &str) -> Result<Self, NameError> {
+                Self::new(&decode(token)?)
+            }
+
+            /// The name as it was given.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// The name as one NATS subject token.
+            #[must_use]
+            pub fn token(&self) -> String {
+                encode(&self.0)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+
+            fn try_from(name: String) -> Result<Self, NameError> {
+                Self::new(&name)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0.as_ref().to_owned()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &*self.0)
+            }
+        }
+    )*};
+}
+
+names! {
+    /// Who a connection belongs to, as the token or the backend said: any text that is not empty, has
+    /// no control characters and fits 200 bytes once encoded.
+    UserId;
+    /// A group of connections, by the same rule as users.
+    GroupName;
+}
 
 /// Why a name was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -53,68 +118,6 @@ impl HubName {
     }
 }
 
-impl GroupName {
-    /// Checks and keeps `name`.
-    ///
-    /// # Errors
-    /// When the name is empty, too long once encoded, or has control characters.
-    pub fn new(name: &str) -> Result<Self, NameError> {
-        check(name)?;
-        Ok(Self(Arc::from(name)))
-    }
-
-    /// The name that was encoded as this token.
-    ///
-    /// # Errors
-    /// When nothing is encoded so.
-    pub fn from_token(token: &str) -> Result<Self, NameError> {
-        Self::new(&decode(token)?)
-    }
-
-    /// The name as it was given.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The name as one NATS subject token.
-    #[must_use]
-    pub fn token(&self) -> String {
-        encode(&self.0)
-    }
-}
-
-impl UserId {
-    /// The user who was encoded as this token.
-    ///
-    /// # Errors
-    /// When nobody is encoded so.
-    pub fn from_token(token: &str) -> Result<Self, NameError> {
-        Self::new(&decode(token)?)
-    }
-
-    /// Checks and keeps `name`.
-    ///
-    /// # Errors
-    /// When the name is empty, too long once encoded, or has control characters.
-    pub fn new(name: &str) -> Result<Self, NameError> {
-        check(name)?;
-        Ok(Self(Arc::from(name)))
-    }
-
-    /// The id as the identity provider wrote it.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The id as one NATS subject token.
-    #[must_use]
-    pub fn token(&self) -> String {
-        encode(&self.0)
-    }
-}
-
 impl TryFrom<String> for HubName {
     type Error = NameError;
 
@@ -143,30 +146,6 @@ impl fmt::Display for HubName {
 }
 
 impl fmt::Debug for HubName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", &*self.0)
-    }
-}
-
-impl fmt::Display for GroupName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for GroupName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", &*self.0)
-    }
-}
-
-impl fmt::Display for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for UserId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", &*self.0)
     }

@@ -105,6 +105,16 @@ pub(super) fn register() -> Metrics {
             &place,
         ),
         groups: gauge(r, "groups", "Groups that have members on this node."),
+        registry_entries: gauge(
+            r,
+            "registry_entries",
+            "Connections of this node whose end another node would tell their backend.",
+        ),
+        leases_taken_over: counter(
+            r,
+            "leases_taken_over_total",
+            "Nodes that were dead or had stopped, and whose connections this node finished.",
+        ),
         users: gauge(r, "users", "Users that have connections to this node."),
         pushes: counters(r, "pushes_total", "Pushes that reached this node.", &["target"]),
         push_deliveries: counters(
@@ -212,7 +222,7 @@ pub(super) fn register() -> Metrics {
         ),
         registry: registry.clone(),
     };
-    for result in ["accepted", "given-up", "dropped"] {
+    for result in ["accepted", "given-up", "dropped", "left", "taken"] {
         metrics.disconnect_events.with_label_values(&[result]);
     }
     // Fixed words are there from the start: a rate over a series that begins with its first event

@@ -33,6 +33,8 @@ pub struct Metrics {
     outbox_overflow: IntCounterVec,
     outbox_expired: IntCounterVec,
     groups: IntGauge,
+    registry_entries: IntGauge,
+    leases_taken_over: IntCounter,
     users: IntGauge,
     pushes: IntCounterVec,
     push_deliveries: IntCounterVec,
@@ -117,6 +119,18 @@ impl Metrics {
     #[must_use]
     pub fn groups(&self) -> &IntGauge {
         &self.groups
+    }
+
+    /// Connections of this node in the registry.
+    #[must_use]
+    pub fn registry_entries(&self) -> &IntGauge {
+        &self.registry_entries
+    }
+
+    /// Leases of other nodes that this node took over.
+    #[must_use]
+    pub fn leases_taken_over(&self) -> &IntCounter {
+        &self.leases_taken_over
     }
 
     /// Users that have connections to this node.

@@ -141,7 +141,8 @@ impl RouteMetrics {
         self.panics.inc();
     }
 
-    /// A `disconnected` event was `accepted`, `given-up`, or `dropped` for want of a place.
+    /// A `disconnected` event was `accepted`, `given-up`, `dropped` for want of a place, `left` to other
+    /// nodes by one that stops, or `taken` by one that took the connection for dead.
     pub fn disconnect_event(&self, result: &'static str) {
         self.disconnect_events.with_label_values(&[result]).inc();
     }

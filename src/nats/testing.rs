@@ -87,7 +87,7 @@ impl NatsServer {
 
     /// moorline's way to it, already up.
     pub(crate) async fn nats(&self, metrics: &Metrics) -> Nats {
-        let nats = start(&self.settings(), metrics).await;
+        let nats = Box::pin(start(&self.settings(), metrics)).await;
         nats.connected(within(5)).await.unwrap();
         nats
     }

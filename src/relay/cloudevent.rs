@@ -54,7 +54,9 @@ impl Lines {
         lines.put("ce-datacontenttype", event.body.content_type());
         lines.put("ce-hub", hub);
         lines.put("ce-connectionid", &connection);
-        lines.print("ce-sequence", format_args!("{}", event.sequence));
+        if event.sequence > 0 {
+            lines.print("ce-sequence", format_args!("{}", event.sequence));
+        }
         lines.print("traceparent", format_args!("{}", event.trace));
         if let Some(user) = &peer.user {
             lines.put("ce-userid", &encoded(user.as_str()));

@@ -5,6 +5,7 @@ mod cloudevent;
 mod reply;
 mod hold;
 mod measure;
+mod fence;
 mod nats;
 mod echo;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod tests;
 use std::sync::Arc;
 
 pub use echo::EchoRelay;
+pub use fence::Fence;
 pub use hold::Hold;
 pub use nats::NatsRelay;
 
@@ -59,7 +61,8 @@ pub enum RelayError {
 }
 
 impl Relay {
-    /// The way to the route's backend. Routes of one node share `hold`.
+    /// The way to the route's backend. Routes of one node share `hold` and `fence`; the latter holds for
+    /// routes whose clients' ends are told by another node when this one cannot.
     ///
     /// # Errors
     /// When the backend is behind NATS and NATS or the route's prefix is missing or wrong.
@@ -67,10 +70,11 @@ impl Relay {
         route: &Route,
         nats: Option<&Nats>,
         hold: &Hold,
+        fence: &Fence,
         metrics: &Metrics,
     ) -> Result<Self, RelayError> {
         let way = match &route.backend {
-            Backend::Nats(_) => Way::Nats(Arc::new(NatsRelay::new(route, nats, hold)?)),
+            Backend::Nats(_) => Way::Nats(Arc::new(NatsRelay::new(route, nats, hold, fence)?)),
             Backend::Echo(_) => Way::Echo(EchoRelay),
         };
         let metrics = metrics.route(route.hub.as_str(), route.name(), transport(&route.backend));

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::hold::{Hold, Line, Place};
 use super::measure::{Held, Measure};
-use super::{RelayError, cloudevent, reply};
+use super::{Fence, RelayError, cloudevent, reply};
 use crate::config::{Backend, EventKind, Route};
 use crate::event::{Event, Outcome, Refusal};
 use crate::nats::{LogLimit, Nats, Pending, Reply, RequestError, Subject, Subjects};
@@ -22,6 +22,8 @@ pub struct NatsRelay {
     connected: Way,
     message: Way,
     disconnected: Way,
+    /// Whether the node may speak for the route's connections; none where nobody else would.
+    fence: Option<Fence>,
     /// How long an event waits for a backend to appear.
     hold: Duration,
     /// How long a backend may take to answer.
@@ -59,7 +61,12 @@ enum Tried {
 const TAKEN_AFTER: Duration = Duration::from_millis(100);
 
 impl NatsRelay {
-    pub(super) fn new(route: &Route, nats: Option<&Nats>, hold: &Hold) -> Result<Self, RelayError> {
+    pub(super) fn new(
+        route: &Route,
+        nats: Option<&Nats>,
+        hold: &Hold,
+        fence: &Fence,
+    ) -> Result<Self, RelayError> {
         let name = || route.name().to_owned();
         let nats = nats.ok_or_else(|| RelayError::NoNats { route: name() })?;
         let subjects = match &route.backend {
@@ -77,6 +84,7 @@ impl NatsRelay {
             connected: way(EventKind::Connected),
             message: way(EventKind::Message),
             disconnected: way(EventKind::Disconnected),
+            fence: route.wants(EventKind::Disconnected).then(|| fence.clone()),
             hold: route.hold.get(),
             request_timeout: route.request_timeout.get(),
             route: name(),
@@ -195,6 +203,12 @@ impl NatsRelay {
         deadline: Instant,
         measure: &mut Measure<'_>,
     ) -> Result<Pending, Tried> {
+        if self.fence.as_ref().is_some_and(Fence::is_shut) {
+            return Err(Tried::NotProcessed);
+        }
+        if asked.event.peer.is_disowned() {
+            return Err(Tried::Done(Outcome::Unavailable));
+        }
         let headers = match cloudevent::headers(asked.event) {
             Ok(headers) => headers,
             Err(error) => return Err(self.not_sent(asked.event, &error)),

@@ -28,6 +28,7 @@ pub(crate) fn peer(hub: &str, user: Option<&str>) -> Peer {
         remote: "127.0.0.1:1".parse().unwrap(),
         subprotocol: Some("chat".into()),
         since: SystemTime::UNIX_EPOCH,
+        is_disowned: Default::default(),
     }
 }
 

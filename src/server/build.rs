@@ -9,12 +9,12 @@ use super::disk::Disk;
 use super::{Crews, ServerError};
 use crate::admin::{Admin, Drain};
 use crate::auth::{Revocations, Verifier};
-use crate::config::{AuthMode, Backend, Config, EventKind, Jwt, Route};
-use crate::connection::Farewells;
+use crate::cluster::{Cluster, Farewells};
+use crate::config::{AuthMode, Backend, Config, EventKind, JetStream, Jwt, Route};
 use crate::edge::{Edge, Proxies, Rules};
 use crate::handshake::{Door, Doorkeeper, Gate, Plans, Routes};
 use crate::http_client::Client;
-use crate::hub::{Interest, Table};
+use crate::hub::{Fleet, Interest, Roster, Table};
 use crate::id::NodeId;
 use crate::limits::{Admission, Limit, Limited, Memory, Pending, Permits, Users};
 use crate::metrics::Metrics;
@@ -29,8 +29,10 @@ pub(super) struct Core {
     pub(super) id: NodeId,
     pub(super) table: Table,
     pub(super) nats: Option<Nats>,
-    /// Who asks NATS for pushes.
-    pub(super) interest: Option<Interest>,
+    /// The connections to all nodes.
+    pub(super) fleet: Fleet,
+    /// The node's part in what outlives it.
+    pub(super) cluster: Cluster,
     /// What is no good any more, of the tokens that let clients in.
     pub(super) revocations: Revocations,
     pub(super) hold: Hold,
@@ -75,21 +77,29 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
         None => None,
     };
     let table = Table::new(&config.limits, &metrics);
-    let interest = match &nats {
-        Some(nats) => Some(Interest::start(id, nats, &table, &crews.background, &metrics).await),
-        None => None,
-    };
-    let lifetime = revocation_lifetime(config);
-    let revocations = match &nats {
+    let roster = Roster::default();
+    let fleet = match &nats {
         Some(nats) => {
-            let store = Store::open(nats, 1, &crews.background, &metrics).await;
-            Revocations::cluster(lifetime, table.clone(), &store, false, &crews.background)
+            let interest = Interest::start(id, nats, &table, &crews.background, &metrics).await;
+            Fleet::cluster(table.clone(), interest)
         }
-        None => Revocations::solo(lifetime, table.clone()),
+        None => Fleet::solo(table.clone()),
+    };
+    let kept = revocation_lifetime(config);
+    let (cluster, revocations) = match (&nats, &config.nats) {
+        (Some(nats), Some(settings)) if settings.jetstream != JetStream::Off => {
+            let (tasks, replicas) = (&crews.background, settings.replicas.into());
+            let store = Store::open(nats, replicas, tasks, &metrics).await;
+            let need = settings.jetstream;
+            let revocations = Revocations::cluster(kept, table.clone(), &store, need, tasks);
+            let cluster = Cluster::start(id, store, need, &table, &roster, tasks, &metrics);
+            (cluster, revocations)
+        }
+        _ => (Cluster::solo(&table, &metrics), Revocations::solo(kept, table.clone())),
     };
     let hold = Hold::new(config.limits.max_held.bytes());
     let memory = Memory::default();
-    Ok(Core { id, table, nats, interest, revocations, hold, metrics, crews, disk, memory })
+    Ok(Core { id, table, nats, fleet, cluster, revocations, hold, metrics, crews, disk, memory })
 }
 
 /// Builds what newcomers meet by `config`, after what they met `before`. Nothing of it is in force yet,
@@ -124,11 +134,9 @@ pub(super) async fn served(
     Ok(Served { rules, verifier })
 }
 
-/// Asks for the pushes of all hubs of `config`, before it lets clients into them.
+/// Serves all hubs of `config`, before it lets clients into them.
 pub(super) async fn open_hubs(config: &Config, core: &Core) {
-    if let Some(interest) = &core.interest {
-        interest.open(config.routes.iter().map(|route| &route.hub)).await;
-    }
+    core.fleet.open(config.routes.iter().map(|route| &route.hub)).await;
 }
 
 /// Builds the clients' door.
@@ -138,6 +146,7 @@ pub(super) fn edge(config: &Config, core: &Core, rules: Arc<Rules>) -> Edge {
         admission: Arc::new(Admission::new(&config.limits, core.memory.clone())),
         refused: Permits::new(REFUSED),
         table: core.table.clone(),
+        cluster: core.cluster.clone(),
         farewells: Farewells {
             tasks: core.crews.connections.clone(),
             places: Permits::new(config.limits.max_connections),
@@ -164,6 +173,7 @@ pub(super) fn admin(core: &Core, drain: Drain) -> Admin {
         metrics: core.metrics.clone(),
         nats: core.nats.clone(),
         revocations: core.revocations.clone(),
+        cluster: core.cluster.clone(),
         drain,
         places: Permits::new(OPERATORS),
         waiting: Permits::new(HOOKS),
@@ -181,7 +191,8 @@ fn door(
 ) -> Result<Door, ServerError> {
     let needs = |needs| ServerError::Route { route: place, needs };
     let route = Arc::new(route.clone());
-    let relay = Relay::new(&route, core.nats.as_ref(), &core.hold, &core.metrics)?;
+    let relay =
+        Relay::new(&route, core.nats.as_ref(), &core.hold, core.cluster.fence(), &core.metrics)?;
     let gate = match route.auth {
         AuthMode::None => Gate::Open,
         AuthMode::Connect => Gate::Connect,

@@ -24,6 +24,8 @@ struct Schedule {
 
 /// Time for what is still on its way to NATS.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for the last writes to the registry, and to give the lease back.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for operators who wait for the end to read that it came.
 const OPERATORS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the log and the gauges say how far the drain is.
@@ -53,6 +55,9 @@ impl Node {
             never = self.report(&schedule) => match never {},
         };
         self.tell(Stage::Over, left, Duration::ZERO);
+        if !self.core.cluster.release(Instant::now() + RELEASE_TIMEOUT).await {
+            tracing::warn!("not all of this node's state was given back; others will find out");
+        }
         if let Some(nats) = &self.core.nats {
             nats.drain(Instant::now() + FLUSH_TIMEOUT).await;
         }

@@ -28,6 +28,11 @@ pub enum ServerError {
     /// A route's backend cannot be used.
     #[error(transparent)]
     Relay(#[from] RelayError),
+    /// The fleet's state cannot be kept.
+    #[error(
+        "nats: {0}; `jetstream: optional` or `off` goes on without, see its comment in the config"
+    )]
+    NoFleet(String),
     /// A route needs a section that is not there.
     #[error("routes[{route}]: {needs}")]
     Route {

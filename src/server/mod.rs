@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{Admin, Drain};
 use crate::config::Config;
 use crate::edge::{Edge, Transport, listen};
+use crate::handshake::Door;
 use crate::metrics::Metrics;
 use crate::nats::Nats;
 use crate::task::Tasks;
@@ -96,6 +97,7 @@ impl Node {
     pub async fn start(config: Config, source: Option<Source>) -> Result<Self, ServerError> {
         let core = build::core(&config).await?;
         let served = build::served(&config, &core, None).await?;
+        core.cluster.set_ways(served.rules.doors.targets().map(Door::way));
         build::open_hubs(&config, &core).await;
         let mut doors = Vec::new();
         if let Some(public) = &config.listeners.public {
@@ -142,11 +144,12 @@ impl Node {
         // Before the first newcomer, who is refused where memory is short from the start.
         self.watch_memory().await;
         self.open_doors();
-        let drain = self.drain.clone();
+        let (drain, cluster) = (self.drain.clone(), self.core.cluster.clone());
         tokio::select! {
             () = signals.stop.cancelled() => {}
             () = drain.asked() => {}
             () = signals.abort.cancelled() => return Err(ServerError::Aborted),
+            why = cluster.unusable() => return Err(ServerError::NoFleet(why)),
             never = Box::pin(self.follow(&signals.reload)) => match never {},
         }
         tokio::select! {

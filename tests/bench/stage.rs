@@ -241,6 +241,7 @@ async fn start_nats(folder: &Path) -> anyhow::Result<(Process, String)> {
     ensure!(program.exists(), "there is no {}: run `make tools`", program.display());
     let mut command = Command::new(program);
     command.args(["-a", "127.0.0.1", "-p", "-1", "--ports_file_dir"]).arg(folder);
+    command.args(["-js", "-sd"]).arg(folder.join("streams"));
     let server = Process::start("nats-server", &mut command)?;
     let ports = folder.join(format!("nats-server_{}.ports", server.id()));
     let started = Instant::now();

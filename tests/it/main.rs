@@ -25,6 +25,7 @@ mod tls;
 mod relaying;
 mod outages;
 mod pushes;
+mod cluster;
 mod connections;
 mod limits;
 mod slow;

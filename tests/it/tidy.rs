@@ -12,6 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["edge", "admin"],
     &["handshake"],
     &["connection"],
+    &["cluster"],
     &["auth", "relay"],
     &["hub"],
     &["limits"],

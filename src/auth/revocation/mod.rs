@@ -22,6 +22,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::close::{Cause, Close};
+use crate::config::JetStream;
 use crate::event::{Peer, TokenFacts};
 use crate::hub::{Table, Target};
 use crate::id::{TokenId, UserId};
@@ -100,17 +101,17 @@ impl Revocations {
         Self::new(lifetime, table, None, false)
     }
 
-    /// Those of a fleet, read and kept up on `tasks`. Where they are required, they are not
+    /// Those of a fleet, read and kept up on `tasks`. Where JetStream is required, they are not
     /// [known](Self::are_known) before they were read.
     #[must_use]
     pub fn cluster(
         lifetime: Duration,
         table: Table,
         store: &Store,
-        are_required: bool,
+        jetstream: JetStream,
         tasks: &Tasks,
     ) -> Self {
-        let shared = Shared::new(store);
+        let (shared, are_required) = (Shared::new(store), jetstream == JetStream::Required);
         let revocations = Self::new(lifetime, table, Some(shared.clone()), are_required);
         let (kept, stop) = (revocations.clone(), tasks.clone());
         tasks.keep("revocations", move || {

@@ -36,7 +36,7 @@ impl Fleet {
 
     /// A node that knows what was revoked.
     async fn node(&self) -> Node {
-        let node = Node::on(&self.server, true).await;
+        let node = Node::on(&self.server, JetStream::Required).await;
         until("the revocations are read", || node.revocations.are_known()).await;
         node
     }
@@ -48,14 +48,13 @@ impl Node {
         Self { revocations: Revocations::solo(LIFETIME, table.clone()), table, store: None }
     }
 
-    async fn on(server: &NatsServer, are_required: bool) -> Self {
+    async fn on(server: &NatsServer, need: JetStream) -> Self {
         let (metrics, tasks) = (Metrics::new(), Tasks::new());
         let nats = Box::pin(server.nats(&metrics)).await;
         let store = Store::open(&nats, 1, &tasks, &metrics).await;
         tokio::time::timeout_at(within(10), store.up()).await.unwrap();
         let table = Table::new(&Limits::default(), &metrics);
-        let revocations =
-            Revocations::cluster(LIFETIME, table.clone(), &store, are_required, &tasks);
+        let revocations = Revocations::cluster(LIFETIME, table.clone(), &store, need, &tasks);
         Self { revocations, table, store: Some((nats, store)) }
     }
 
@@ -267,11 +266,11 @@ async fn a_record_ends_with_its_revocation() {
 #[tokio::test]
 async fn without_jetstream_a_node_that_needs_it_knows_nothing_and_another_its_own() {
     let server = NatsServer::start();
-    let strict = Node::on(&server, true).await;
+    let strict = Node::on(&server, JetStream::Required).await;
     let error = strict.revoke(one("1")).await.unwrap_err();
     assert!(matches!(error, RevocationError::Store(StoreError::NoJetStream(_))), "{error:?}");
     assert!(!strict.revocations.are_known());
-    let lenient = Node::on(&server, false).await;
+    let lenient = Node::on(&server, JetStream::Optional).await;
     assert!(lenient.revocations.are_known());
     lenient.revoke(one("1")).await.unwrap();
     assert!(lenient.revocations.cover(&token("ann", "1")));
@@ -281,7 +280,7 @@ async fn without_jetstream_a_node_that_needs_it_knows_nothing_and_another_its_ow
 async fn own_revocations_are_written_when_jetstream_comes() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = NatsServer::with_config("");
-    let node = Node::on(&server, false).await;
+    let node = Node::on(&server, JetStream::Optional).await;
     node.revoke(one("1")).await.unwrap();
     server.kill();
     server.reconfigure(&format!("jetstream {{ store_dir: {:?} }}", folder.path()));

@@ -18,6 +18,7 @@ pub(super) fn check(nats: &Nats, findings: &mut Findings) {
     if let Err(message) = subject_prefix(&nats.prefix) {
         findings.refuse("nats.prefix", message);
     }
+    findings.range("nats.replicas", usize::from(nats.replicas), 1, 5);
     findings.range("nats.connections", nats.connections, 1, 16);
     let tenth = Period::millis(100);
     findings.period("nats.connect_timeout", nats.connect_timeout, tenth, MINUTE);

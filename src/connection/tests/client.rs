@@ -8,14 +8,15 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::time::timeout;
 
 use super::{heartbeat, route};
+use crate::cluster::Farewells;
 use crate::config::{Limits, Plan, Route};
-use crate::connection::{Accepted, Counted, Farewells, Written, run};
+use crate::connection::{Accepted, Counted, Written, run};
 use crate::event::{Peer, Trace};
 use crate::hub::{Handle, Table};
 use crate::id::{ConnectionId, NodeId};
 use crate::limits::{Addresses, Meters, Permits, PlanRules, Seat};
 use crate::metrics::Metrics;
-use crate::relay::{Hold, Relay};
+use crate::relay::{Fence, Hold, Relay};
 use crate::task::Tasks;
 
 pub(super) const FIN: u8 = 0x80;
@@ -113,7 +114,7 @@ impl Client {
 
 fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, meters: Meters) -> Accepted {
     let id = ConnectionId::random(NodeId::random());
-    let relay = Relay::new(&route, None, &Hold::new(0), metrics).unwrap();
+    let relay = Relay::new(&route, None, &Hold::new(0), &Fence::open(), metrics).unwrap();
     let peer = Arc::new(Peer {
         id,
         route,
@@ -124,6 +125,7 @@ fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, meters: Meters)
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         subprotocol: None,
         since: SystemTime::now(),
+        is_disowned: Default::default(),
     });
     let (registered, mailbox) = table.register(&peer);
     Accepted {
@@ -143,6 +145,7 @@ fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, meters: Meters)
             node: Permits::new(1).take().unwrap(),
             address: Addresses::new(1).take([127, 0, 0, 1].into()).unwrap(),
         },
+        entry: None,
         farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
     }
 }

@@ -144,7 +144,7 @@ async fn good_messages_before_an_offence_are_still_answered() {
 #[tokio::test]
 async fn a_drained_client_is_told_to_come_back() {
     let client = Client::connect(|_| {});
-    client.handle.part(crate::close::Close::of(Cause::Drain));
+    client.handle.part(Close::of(Cause::Drain));
     let mut client = client;
     client.expect(FIN | CLOSE, &[&1012u16.to_be_bytes()[..], b"drain"].concat()).await;
     client.frame(FIN | CLOSE, &1012u16.to_be_bytes()).await;

@@ -84,10 +84,10 @@ impl Bucket {
     /// # Errors
     /// `NoJetStream`, or one of those of any request.
     pub async fn ensure(&self, deadline: Instant) -> Result<String, StoreError> {
-        let wanted = wire::config(&self.name, self.store.replicas);
+        let wanted = || wire::config(&self.name, self.store.replicas);
         let info = match self.info(deadline).await {
             Err(StoreError::NoBucket(_)) => {
-                let request = wire::to_json(&wanted);
+                let request = wire::to_json(&wanted());
                 let made = self.api("STREAM.CREATE", request, deadline).await;
                 // Another node may have been faster.
                 match made {
@@ -99,7 +99,7 @@ impl Bucket {
             }
             info => info?,
         };
-        wire::compare(&wanted, &info.config)?;
+        wire::compare(&wanted(), &info.config)?;
         Ok(info.created)
     }
 

@@ -14,12 +14,14 @@ mod tests;
 
 use std::sync::Arc;
 
+use async_nats::HeaderMap;
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::link::Link;
 use super::options::Options;
 use super::status::Status;
-use super::{Nats, RequestError};
+use super::{Nats, RequestError, Subject};
 use crate::metrics::Metrics;
 use crate::task::Tasks;
 
@@ -106,6 +108,34 @@ impl Store {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.link.is_up()
+    }
+
+    /// Asks whether there is JetStream for this account.
+    ///
+    /// # Errors
+    /// `NoJetStream`, or one of those of any request.
+    pub async fn is_there(&self, deadline: Instant) -> Result<(), StoreError> {
+        let subject = Subject::of_store("$JS.API.INFO".to_owned());
+        let asked = self.link.send(&subject, HeaderMap::new(), Bytes::new(), deadline);
+        let answer = asked.await?.reply(deadline).await?;
+        wire::checked(&answer.payload)
+    }
+
+    /// The streams that store what is published to `subject`.
+    ///
+    /// # Errors
+    /// Those of any request.
+    pub async fn streams_on(
+        &self,
+        subject: &Subject,
+        deadline: Instant,
+    ) -> Result<Vec<String>, StoreError> {
+        let api = Subject::of_store("$JS.API.STREAM.NAMES".to_owned());
+        let request = serde_json::json!({ "subject": subject.as_str() }).to_string();
+        let asked = self.link.send(&api, HeaderMap::new(), request.into(), deadline);
+        let answer = asked.await?.reply(deadline).await?;
+        wire::checked(&answer.payload)?;
+        wire::parse::<wire::Names>(&answer.payload).map(|names| names.streams.unwrap_or_default())
     }
 
     /// The version of the server that the connection is, or was last, up to.

@@ -41,6 +41,7 @@ fn value(text: &'static str) -> Bytes {
 #[tokio::test]
 async fn a_bucket_is_made_once_and_never_altered() {
     let scene = Scene::new().await;
+    scene.store.is_there(within(10)).await.unwrap();
     let first = scene.bucket.ensure(within(10)).await.unwrap();
     assert_eq!(scene.bucket.ensure(within(10)).await.unwrap(), first);
     let jetstream = async_nats::jetstream::new(scene.server.client().await);
@@ -124,6 +125,8 @@ async fn without_jetstream_it_says_so() {
     let nats = server.nats(&metrics).await;
     let store = Store::open(&nats, 1, &Tasks::new(), &metrics).await;
     tokio::time::timeout_at(within(10), store.up()).await.unwrap();
+    let there = store.is_there(within(10)).await;
+    assert!(matches!(there, Err(StoreError::NoJetStream(_))), "{there:?}");
     let ensured = store.bucket("things").ensure(within(10)).await;
     assert!(matches!(ensured, Err(StoreError::NoJetStream(_))), "{ensured:?}");
 }

@@ -36,6 +36,12 @@ pub(super) struct Info {
     pub(super) created: String,
 }
 
+/// Some streams.
+#[derive(Debug, Deserialize)]
+pub(super) struct Names {
+    pub(super) streams: Option<Vec<String>>,
+}
+
 /// One record, as JetStream's API gives it out.
 #[derive(Debug, Deserialize)]
 struct Stored {

@@ -11,7 +11,7 @@ use crate::config::Period;
 use crate::event::Outcome;
 use crate::nats::testing::{NatsServer, until};
 use crate::relay::testing::route;
-use crate::relay::{Hold, Relay};
+use crate::relay::{Fence, Hold, Relay};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_held_comes_to_a_late_worker_once_and_in_order() {
@@ -144,7 +144,8 @@ async fn what_is_held_is_bounded() {
     let mut route = route("app");
     route.hold = seconds(1);
     edge.hold = Hold::new(4096);
-    edge.relay = Relay::new(&route, Some(&nats), &edge.hold, &edge.metrics).unwrap();
+    edge.relay =
+        Relay::new(&route, Some(&nats), &edge.hold, &Fence::open(), &edge.metrics).unwrap();
     let outcomes = join_all((0..5).map(|_| edge.ask("x"))).await;
     let count = |outcome| outcomes.iter().filter(|other| **other == outcome).count();
     assert_eq!((count(Outcome::Unavailable), count(Outcome::Overloaded)), (3, 2));

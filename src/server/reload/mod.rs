@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use super::build::{self, Served};
 use super::{Node, ServerError, compare_payload_limit, largest_event};
 use crate::config::{Config, process_environment};
+use crate::handshake::Door;
 
 use watch::Watch;
 
@@ -135,6 +136,7 @@ impl Node {
         let changed = difference::sections(&self.config, &config).join(", ");
         let limits = config.limits;
         self.edge.rules.store(Arc::clone(&served.rules));
+        self.core.cluster.set_ways(served.rules.doors.targets().map(Door::way));
         self.core.table.set_limits(&limits);
         self.core.revocations.set_lifetime(build::revocation_lifetime(&config));
         self.edge.pending.set_max(limits.max_pending);

@@ -1,0 +1,448 @@
+//! The task that keeps this node's lease and watches those of the others.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::lease::{Lease, LeaseId};
+use super::observer::Observer;
+use super::takeover::{REMEMBERED_FOR, Takeover};
+use super::{Buckets, Inner, Standing};
+use crate::close::{Cause, Close};
+use crate::config::JetStream;
+use crate::hub::Target;
+use crate::nats::{Key, LogLimit, REQUEST_TIMEOUT, Revision, StoreError};
+
+/// Keeps the lease until it is released.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    inner: Arc<Inner>,
+    buckets: Buckets,
+    own: Option<Own>,
+    observer: Observer,
+    /// The last change of a lease that was seen.
+    seen: Revision,
+    /// Ends the takeovers that were begun under this lease.
+    takeovers: CancellationToken,
+    /// Leases that were taken from this node: looked at once more when they are finished, for a write
+    /// that came after.
+    former: Vec<LeaseId>,
+    /// Whether entries were looked for that no lease stands for.
+    has_adopted: bool,
+    /// Since when JetStream is said to be missing.
+    missing_since: Option<Instant>,
+    trouble: LogLimit,
+}
+
+/// The lease in force.
+#[derive(Debug)]
+struct Own {
+    id: LeaseId,
+    key: Key,
+    revision: Revision,
+    /// When the last renewal was sent that was acknowledged.
+    renewed: Instant,
+    /// When one was sent last.
+    tried: Instant,
+}
+
+/// How often the leases are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1500);
+/// How often the own lease is renewed.
+const RENEW_INTERVAL: Duration = Duration::from_millis(2900);
+/// How long after a renewal the node may speak for its connections. Others take them over three seconds
+/// later at the earliest: a request that was just given to NATS arrives before that.
+const SPEAK_FOR: Duration = Duration::from_secs(12);
+/// How long JetStream may be missing at the start. A server that has just come up, or a cluster of them
+/// that elects its leader, needs some seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The least server: deletions that do not stay for ever, and reading many records at once.
+const LEAST_SERVER: (u32, u32) = (2, 11);
+
+impl Keeper {
+    pub(super) fn new(inner: Arc<Inner>, buckets: Buckets) -> Self {
+        Self {
+            inner,
+            buckets,
+            own: None,
+            observer: Observer::default(),
+            seen: Revision::NONE,
+            takeovers: CancellationToken::new(),
+            former: Vec::new(),
+            has_adopted: false,
+            missing_since: None,
+            trouble: LogLimit::new(),
+        }
+    }
+
+    /// Works until the lease is released, or it is clear that there can be none.
+    pub(super) async fn run(mut self) {
+        // Entries of a keeper that died are nobody's now.
+        self.close_lost();
+        let mut looks = interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let inner = Arc::clone(&self.inner);
+        loop {
+            tokio::select! {
+                _ = looks.tick() => self.beat().await,
+                () = inner.registry.missing.notified() => self.remake().await,
+                () = inner.release.notified() => return self.give_back().await,
+            }
+            if matches!(*inner.standing.borrow(), Standing::Off | Standing::Unusable(_)) {
+                return;
+            }
+        }
+    }
+
+    async fn beat(&mut self) {
+        if !self.buckets.store.is_up() {
+            self.tell_roster();
+            return;
+        }
+        match &self.own {
+            None => self.acquire().await,
+            Some(own) if own.tried.elapsed() >= RENEW_INTERVAL => Box::pin(self.renew()).await,
+            Some(_) => {}
+        }
+        if self.own.is_some() {
+            self.look().await;
+        }
+        self.tell_roster();
+    }
+
+    /// Takes a lease.
+    async fn acquire(&mut self) {
+        if let Err(why) = self.check_server() {
+            return self.set_unusable(&why);
+        }
+        let sent = Instant::now();
+        let number = self.inner.leases.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = LeaseId { node: self.inner.node, number };
+        match self.make(id).await {
+            Ok(revision) => {
+                tracing::info!(lease = %id, "lease taken");
+                self.missing_since = None;
+                self.own = Some(Own { id, key: id.key(), revision, renewed: sent, tried: sent });
+                self.renewed(sent);
+                self.inner.registry.set_lease(id);
+                self.inner.standing.send_replace(Standing::Up);
+            }
+            Err(error) => self.not_made(&error),
+        }
+    }
+
+    /// Makes the buckets unless they are there, and a lease.
+    async fn make(&self, id: LeaseId) -> Result<Revision, StoreError> {
+        // Boxed, for this is rare, and each look at the leases has room for it.
+        Box::pin(self.buckets.leases.ensure(deadline())).await?;
+        Box::pin(self.buckets.connections.ensure(deadline())).await?;
+        self.buckets.leases.create(&id.key(), Lease::Held.to_json(), deadline()).await
+    }
+
+    fn not_made(&mut self, error: &StoreError) {
+        let has_been_up = *self.inner.standing.borrow() == Standing::Up;
+        match error {
+            _ if has_been_up => {}
+            StoreError::Differs { .. } => return self.set_unusable(&error.to_string()),
+            StoreError::NoJetStream(_) => {
+                let since = *self.missing_since.get_or_insert_with(Instant::now);
+                let is_over = since.elapsed() >= PATIENCE;
+                if is_over || self.inner.jetstream == JetStream::Optional {
+                    return self.set_unusable(&error.to_string());
+                }
+            }
+            _ => {}
+        }
+        self.warn(error, "no lease yet, trying again");
+    }
+
+    /// The registry cannot be had.
+    fn set_unusable(&self, why: &str) {
+        let standing = if self.inner.jetstream == JetStream::Optional {
+            tracing::warn!(why, "no JetStream: backends are not told when this node dies");
+            self.inner.fence.throw_open();
+            self.inner.registry.give_up();
+            Standing::Off
+        } else {
+            Standing::Unusable(why.to_owned())
+        };
+        self.inner.standing.send_replace(standing);
+    }
+
+    fn check_server(&self) -> Result<(), String> {
+        let Some(version) = self.buckets.store.server_version() else { return Ok(()) };
+        let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+        let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if found >= LEAST_SERVER {
+            return Ok(());
+        }
+        Err(format!("nats-server {version} is too old, 2.11 is the least"))
+    }
+
+    async fn renew(&mut self) {
+        let Some(own) = &mut self.own else { return };
+        let sent = Instant::now();
+        own.tried = sent;
+        let held = Lease::Held.to_json();
+        match self.buckets.leases.update(&own.key, held, own.revision, deadline()).await {
+            Ok(revision) => {
+                own.revision = revision;
+                self.renewed(sent);
+            }
+            Err(StoreError::Conflict) => self.read_back().await,
+            Err(StoreError::NoBucket(_)) => self.remake().await,
+            Err(error) => self.warn(&error, "lease not renewed"),
+        }
+    }
+
+    fn renewed(&mut self, sent: Instant) {
+        if let Some(own) = &mut self.own {
+            own.renewed = sent;
+        }
+        self.inner.fence.extend(sent + SPEAK_FOR);
+        self.observer.renewed(sent);
+    }
+
+    /// The lease has another revision than we know: by a renewal of ours whose answer was lost, or by
+    /// somebody else.
+    async fn read_back(&mut self) {
+        let Some(own) = &mut self.own else { return };
+        match self.buckets.leases.get(&own.key, deadline()).await {
+            Ok(Some(record)) => match record.value.as_deref().and_then(Lease::parse) {
+                Some(Lease::Held) => {
+                    own.revision = record.revision;
+                    // When it was written is not known, so it says nothing about until when we hold it.
+                    own.tried = own.renewed;
+                }
+                _ => self.lost(),
+            },
+            Ok(None) => self.remake().await,
+            Err(error) => self.warn(&error, "lease not read back"),
+        }
+    }
+
+    /// A bucket was made anew, or is to be: everything that is ours is written again. Who had taken us
+    /// over would have left a word; only after a very long sleep may that be gone again.
+    async fn remake(&mut self) {
+        let Some(own) = &self.own else { return };
+        if own.renewed.elapsed() >= REMEMBERED_FOR / 2 {
+            return self.lost();
+        }
+        let (id, sent) = (own.id, Instant::now());
+        match self.make(id).await {
+            Ok(revision) => {
+                tracing::warn!(lease = %id, "the fleet's state was made anew");
+                self.own = Some(Own { id, key: id.key(), revision, renewed: sent, tried: sent });
+                self.observer.clear();
+                self.seen = Revision::NONE;
+                self.has_adopted = false;
+                self.renewed(sent);
+            }
+            // The lease is there: only the other bucket was not.
+            Err(StoreError::Conflict) => {}
+            Err(error) => return self.warn(&error, "the fleet's state cannot be made anew"),
+        }
+        self.inner.registry.rewrite();
+    }
+
+    /// Another node has taken us over: our connections are no longer ours.
+    fn lost(&mut self) {
+        if let Some(own) = self.own.take() {
+            tracing::error!(lease = %own.id, "this node was taken for dead; its connections end");
+            self.former.push(own.id);
+        }
+        self.close_lost();
+        self.observer.clear();
+        self.seen = Revision::NONE;
+    }
+
+    fn close_lost(&mut self) {
+        self.inner.fence.close();
+        self.takeovers.cancel();
+        self.takeovers = CancellationToken::new();
+        let close = Close::with_code(Cause::NodeLost, Cause::Evicted.code());
+        for peer in self.inner.registry.lose() {
+            let hub = self.inner.table.hub(&peer.route.hub);
+            let members = hub.map(|hub| hub.members(&Target::Connection(peer.id)));
+            members.iter().flatten().for_each(|member| member.handle.cut(close.clone()));
+        }
+    }
+
+    /// Looks at what has become of all leases.
+    async fn look(&mut self) {
+        loop {
+            let page = match self.buckets.leases.changes(self.seen, None, deadline()).await {
+                Ok(page) => page,
+                Err(error) => return self.warn(&error, "leases not read"),
+            };
+            let now = Instant::now();
+            for record in &page.records {
+                self.seen = record.revision;
+                let Ok(id) = record.key.parse::<LeaseId>() else { continue };
+                match record.value.as_deref().and_then(Lease::parse) {
+                    Some(lease) => self.observer.note(id, lease, record.revision, now),
+                    None => self.observer.gone(id),
+                }
+                let lease = record.value.as_deref().and_then(Lease::parse);
+                if self.is_taken(id, lease, record.revision) {
+                    return self.lost();
+                }
+                if lease == Some(Lease::Finished) {
+                    self.look_again_at(id);
+                }
+            }
+            if !page.has_more {
+                break;
+            }
+        }
+        self.observer.tidy(Instant::now());
+        self.take_dead().await;
+        if !self.has_adopted && self.observer.is_steady(Instant::now()) {
+            self.adopt().await;
+        }
+    }
+
+    /// Whether somebody else wrote our lease.
+    fn is_taken(&self, id: LeaseId, lease: Option<Lease>, revision: Revision) -> bool {
+        let is_own = self.own.as_ref().is_some_and(|own| own.id == id && revision > own.revision);
+        is_own && lease != Some(Lease::Held)
+    }
+
+    /// A lease that was taken from us is finished. A write of ours may have come after that.
+    fn look_again_at(&mut self, id: LeaseId) {
+        if let Some(place) = self.former.iter().position(|former| *former == id) {
+            self.former.swap_remove(place);
+            self.finish(id, None);
+        }
+    }
+
+    async fn take_dead(&mut self) {
+        let Some(own) = self.own.as_ref().map(|own| own.id) else { return };
+        for (id, revision) in self.observer.dead(own, Instant::now()) {
+            let taken = Lease::Taken { by: own };
+            let json = taken.to_json();
+            match self.buckets.leases.update(&id.key(), json, revision, deadline()).await {
+                Ok(revision) => {
+                    self.observer.note(id, taken, revision, Instant::now());
+                    self.taken(id, revision);
+                }
+                // It was renewed, or another was faster.
+                Err(StoreError::Conflict) => {}
+                Err(error) => return self.warn(&error, "lease not taken over"),
+            }
+        }
+    }
+
+    /// Takes over entries that no lease stands for: the leases were lost, and their nodes with them, for
+    /// one that lives writes its own again. While others live, they have done this.
+    async fn adopt(&mut self) {
+        self.has_adopted = true;
+        let Some(own) = self.own.as_ref().map(|own| own.id) else { return };
+        if self.observer.nodes(Instant::now()).iter().any(|node| *node != own.node) {
+            return;
+        }
+        let orphans = match self.orphans().await {
+            Ok(orphans) => orphans,
+            Err(error) => {
+                self.has_adopted = false;
+                return self.warn(&error, "registry not read");
+            }
+        };
+        for id in orphans {
+            let taken = Lease::Taken { by: own }.to_json();
+            match self.buckets.leases.create(&id.key(), taken, deadline()).await {
+                Ok(revision) => self.taken(id, revision),
+                Err(StoreError::Conflict) => {}
+                Err(error) => return self.warn(&error, "orphans not adopted"),
+            }
+        }
+    }
+
+    async fn orphans(&self) -> Result<HashSet<LeaseId>, StoreError> {
+        let (mut orphans, mut after) = (HashSet::new(), Revision::NONE);
+        loop {
+            let page = self.buckets.connections.changes(after, None, deadline()).await?;
+            for record in page.records.iter().filter(|record| record.value.is_some()) {
+                let lease = record.key.split_once('.').and_then(|(lease, _)| lease.parse().ok());
+                orphans.extend(lease.filter(|lease| !self.observer.knows(*lease)));
+            }
+            after = page.records.last().map_or(after, |record| record.revision);
+            if !page.has_more {
+                return Ok(orphans);
+            }
+        }
+    }
+
+    fn taken(&self, id: LeaseId, revision: Revision) {
+        tracing::warn!(lease = %id, "took over a node's connections");
+        self.inner.leases_taken.inc();
+        self.finish(id, Some(revision));
+    }
+
+    fn finish(&self, lease: LeaseId, revision: Option<Revision>) {
+        let (inner, buckets) = (Arc::clone(&self.inner), self.buckets.clone());
+        let stop = self.takeovers.clone();
+        let takeover = Takeover { inner: Arc::clone(&inner), buckets, lease, revision };
+        let node = inner.tasks.clone();
+        inner.tasks.spawn("takeover", async move {
+            tokio::select! {
+                () = node.stopping() => {}
+                () = stop.cancelled() => {}
+                () = takeover.run() => {}
+            }
+        });
+    }
+
+    /// Tells who is alive, as long as we know.
+    fn tell_roster(&self) {
+        let now = Instant::now();
+        let knows = self.own.as_ref().is_some_and(|own| now - own.renewed < SPEAK_FOR);
+        self.inner.roster.set(knows.then(|| {
+            let mut nodes = self.observer.nodes(now);
+            nodes.insert(self.inner.node);
+            nodes
+        }));
+    }
+
+    /// The node stops. What it has not finished itself, takeovers included, is for others.
+    async fn give_back(&mut self) {
+        self.takeovers.cancel();
+        if let Some(own) = &self.own {
+            let lease = match self.inner.registry.len() {
+                0 => Lease::Finished,
+                _ => Lease::Released,
+            };
+            let (key, value) = (&own.key, lease.to_json());
+            let given = match lease {
+                // Nobody will ask for it.
+                Lease::Finished => {
+                    let kept = RELEASED_FOR;
+                    let leases = &self.buckets.leases;
+                    leases.update_for(kept, key, value, own.revision, deadline()).await
+                }
+                _ => self.buckets.leases.update(key, value, own.revision, deadline()).await,
+            };
+            if let Err(error) = given {
+                tracing::warn!(%error, "lease not given back; others wait until it is old");
+            }
+        }
+        self.inner.standing.send_replace(Standing::Released);
+    }
+
+    fn warn(&self, error: &StoreError, what: &'static str) {
+        if let Some(left_out) = self.trouble.admit(Instant::now()) {
+            tracing::warn!(%error, left_out, "{what}");
+        }
+    }
+}
+
+/// How long a lease that was given back with nothing left is known.
+const RELEASED_FOR: Duration = Duration::from_secs(60);
+
+fn deadline() -> Instant {
+    Instant::now() + REQUEST_TIMEOUT
+}

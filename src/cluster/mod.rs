@@ -1,0 +1,238 @@
+//! The nodes of a fleet, as far as one has to answer for another: who is alive, which connections a
+//! backend knows of, and who tells it of their end.
+//!
+//! ```text
+//! handshake -> entry (registry) ... connection ends -> farewell -> entry taken out
+//!                 |
+//! another node: observer sees that the lease is not renewed -> takes it over -> tells of each entry's end
+//! ```
+//!
+//! No key has a lifetime on the server: if NATS were away for longer, every node would be dead to every
+//! other at once. What a node sees of the others, it judges by its own monotonic clock, and what it does
+//! about it is a compare-and-set, so that exactly one does it.
+
+mod lease;
+mod observer;
+mod record;
+mod registry;
+mod ways;
+mod farewell;
+mod takeover;
+mod keeper;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use prometheus::IntCounter;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::config::{Backend, EventKind, JetStream};
+use crate::event::Peer;
+use crate::hub::{Roster, Table};
+use crate::id::NodeId;
+use crate::metrics::Metrics;
+use crate::nats::{Bucket, Store};
+use crate::relay::Fence;
+use crate::task::Tasks;
+
+use keeper::Keeper;
+use registry::Registry;
+use ways::Ways;
+
+pub use farewell::Farewells;
+pub use registry::Entry;
+pub use ways::Way;
+
+/// This node's part in the fleet. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Cluster(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    node: NodeId,
+    /// How many leases it has tried to take.
+    leases: AtomicU32,
+    /// Whether the node can do without.
+    jetstream: JetStream,
+    registry: Arc<Registry>,
+    table: Table,
+    roster: Roster,
+    fence: Fence,
+    ways: Ways,
+    standing: watch::Sender<Standing>,
+    /// The node stops: the lease is given back.
+    release: Notify,
+    tasks: Tasks,
+    leases_taken: IntCounter,
+}
+
+/// Where the fleet's state is.
+#[derive(Debug, Clone)]
+struct Buckets {
+    store: Store,
+    leases: Bucket,
+    connections: Bucket,
+}
+
+/// How the node stands to the fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Standing {
+    /// It has no lease yet.
+    Starting,
+    /// It has had one.
+    Up,
+    /// There is no fleet.
+    Off,
+    /// There can be none, and there must: why not.
+    Unusable(String),
+    /// The lease was given back.
+    Released,
+}
+
+/// How long a drain waits for the last writes.
+const SETTLE_PAUSE: Duration = Duration::from_millis(10);
+
+impl Cluster {
+    /// A node by itself.
+    #[must_use]
+    pub fn solo(table: &Table, metrics: &Metrics) -> Self {
+        let fence = Fence::open();
+        let registry = Registry::new(None, fence.clone(), metrics.registry_entries().clone());
+        Self(Arc::new(Inner {
+            node: NodeId::random(),
+            leases: AtomicU32::new(0),
+            jetstream: JetStream::Off,
+            registry,
+            table: table.clone(),
+            roster: Roster::default(),
+            fence,
+            ways: Ways::default(),
+            standing: watch::Sender::new(Standing::Off),
+            release: Notify::new(),
+            tasks: Tasks::new(),
+            leases_taken: metrics.leases_taken_over().clone(),
+        }))
+    }
+
+    /// A node among others: takes a lease as soon as it can, renews it, and looks after those of the
+    /// others. `roster` is told who is alive.
+    #[must_use]
+    pub fn start(
+        node: NodeId,
+        store: Store,
+        jetstream: JetStream,
+        table: &Table,
+        roster: &Roster,
+        tasks: &Tasks,
+        metrics: &Metrics,
+    ) -> Self {
+        let buckets = Buckets {
+            leases: store.bucket("nodes"),
+            connections: store.bucket("connections"),
+            store,
+        };
+        let fence = Fence::shut();
+        let entries = metrics.registry_entries().clone();
+        let registry = Registry::new(Some(buckets.connections.clone()), fence.clone(), entries);
+        let cluster = Self(Arc::new(Inner {
+            node,
+            leases: AtomicU32::new(0),
+            jetstream,
+            registry: Arc::clone(&registry),
+            table: table.clone(),
+            roster: roster.clone(),
+            fence,
+            ways: Ways::default(),
+            standing: watch::Sender::new(Standing::Starting),
+            release: Notify::new(),
+            tasks: tasks.clone(),
+            leases_taken: metrics.leases_taken_over().clone(),
+        }));
+        let (inner, stop) = (Arc::clone(&cluster.0), tasks.clone());
+        tasks.keep("lease", move || {
+            let keeper = Keeper::new(Arc::clone(&inner), buckets.clone());
+            let stop = stop.clone();
+            async move {
+                tokio::select! {
+                    () = stop.stopping() => {}
+                    () = keeper.run() => {}
+                }
+            }
+        });
+        let stop = tasks.clone();
+        tasks.keep("registry", move || {
+            let (registry, stop) = (Arc::clone(&registry), stop.clone());
+            async move {
+                tokio::select! {
+                    () = stop.stopping() => {}
+                    () = registry.write() => {}
+                }
+            }
+        });
+        cluster
+    }
+
+    /// Whether this node may speak for its connections.
+    #[must_use]
+    pub fn fence(&self) -> &Fence {
+        &self.0.fence
+    }
+
+    /// These routes are in force from now on.
+    pub fn set_ways(&self, ways: impl IntoIterator<Item = Way>) {
+        self.0.ways.set(ways);
+    }
+
+    /// Enters a client of whose end its backend must hear; none where it need not, or nobody else could
+    /// tell it.
+    #[must_use]
+    pub fn enter(&self, peer: &Arc<Peer>) -> Option<Entry> {
+        let is_echo = matches!(peer.route.backend, Backend::Echo(_));
+        let is_told = peer.route.wants(EventKind::Disconnected) && !is_echo;
+        (is_told && !self.0.registry.is_off()).then(|| self.0.registry.enter(peer))
+    }
+
+    /// Whether the node is still to get its first lease.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        *self.0.standing.borrow() == Standing::Starting
+    }
+
+    /// Waits until the node has its lease, or there is no fleet. Cancel safe.
+    pub async fn up(&self) {
+        let mut standing = self.0.standing.subscribe();
+        // It cannot end with an error: the sender is in `self`.
+        let _ = standing.wait_for(|standing| *standing != Standing::Starting).await;
+    }
+
+    /// Waits, without end, until it is clear that the node cannot be part of a fleet although it must:
+    /// why not. Cancel safe.
+    pub async fn unusable(&self) -> String {
+        let mut standing = self.0.standing.subscribe();
+        loop {
+            if let Standing::Unusable(why) = &*standing.borrow_and_update() {
+                return why.clone();
+            }
+            let _ = standing.changed().await;
+        }
+    }
+
+    /// Gives the lease back, after the last entry is written: what is left of the connections is for
+    /// others to finish, at once. False when that was not done by `deadline`.
+    pub async fn release(&self, deadline: Instant) -> bool {
+        let settled = async {
+            while !self.0.registry.is_off() && !self.0.registry.is_settled() {
+                sleep(SETTLE_PAUSE).await;
+            }
+        };
+        let is_settled = timeout_at(deadline, settled).await.is_ok();
+        let mut standing = self.0.standing.subscribe();
+        self.0.release.notify_one();
+        let is_over = |standing: &Standing| !matches!(standing, Standing::Up | Standing::Starting);
+        timeout_at(deadline, standing.wait_for(is_over)).await.is_ok() && is_settled
+    }
+}

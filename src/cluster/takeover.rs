@@ -1,0 +1,146 @@
+//! Finishing what is left of another node's connections: its backends are told of each one's end.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use tokio::time::{Instant, sleep};
+
+use super::farewell::{self, OFFERED_FOR, Told};
+use super::lease::{Lease, LeaseId};
+use super::record::{Record, millis};
+use super::ways::Way;
+use super::{Buckets, Inner};
+use crate::event::{Event, EventBody, Trace};
+use crate::id::ConnectionId;
+use crate::nats::{self, Key, REQUEST_TIMEOUT, Revision, StoreError};
+use crate::task::Backoff;
+
+/// A lease that this node has taken over.
+#[derive(Debug)]
+pub(super) struct Takeover {
+    pub(super) inner: Arc<Inner>,
+    pub(super) buckets: Buckets,
+    pub(super) lease: LeaseId,
+    /// The lease's revision since it was taken; none for one that is finished already.
+    pub(super) revision: Option<Revision>,
+}
+
+/// Connections that are told of at the same time.
+const AT_ONCE: usize = 256;
+/// How long it stays known that a lease is finished: for a node that was frozen for as long.
+pub(super) const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// How often a route is looked for that this node does not have.
+const ROUTE_PAUSE: Duration = Duration::from_secs(1);
+
+impl Takeover {
+    /// Tells of every connection, then marks the lease as finished. Dropped, it leaves what is not told
+    /// yet to whoever takes the lease over next.
+    pub(super) async fn run(self) {
+        let give_up = Instant::now() + OFFERED_FOR;
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            match self.sweep(give_up).await {
+                Ok(()) => break,
+                Err(error) => tracing::warn!(lease = %self.lease, %error, "takeover goes on later"),
+            }
+            sleep(backoff.delay()).await;
+        }
+        tracing::info!(lease = %self.lease, "takeover finished");
+    }
+
+    /// Tells of all entries that there are, until there are none.
+    async fn sweep(&self, give_up: Instant) -> Result<(), StoreError> {
+        let below = self.lease.key();
+        loop {
+            let all = self.buckets.connections.all(Some(&below), deadline()).await?;
+            if all.is_empty() {
+                break;
+            }
+            let all: Vec<_> = all.iter().map(|record| self.tell(record, give_up)).collect();
+            let told: Vec<_> = stream::iter(all).buffer_unordered(AT_ONCE).collect().await;
+            told.into_iter().collect::<Result<(), StoreError>>()?;
+        }
+        if let Some(revision) = self.revision {
+            let (key, value) = (self.lease.key(), Lease::Finished.to_json());
+            let leases = &self.buckets.leases;
+            let finished = leases.update_for(REMEMBERED_FOR, &key, value, revision, deadline());
+            match finished.await {
+                // It was finished by a write whose answer was lost, or taken from us.
+                Ok(_) | Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells a backend of one connection's end, and takes the entry out once it has accepted that or it
+    /// is too old.
+    async fn tell(&self, stored: &nats::Record, give_up: Instant) -> Result<(), StoreError> {
+        let parsed = self.id_of(&stored.key).zip(stored.value.as_deref().and_then(Record::parse));
+        match parsed {
+            None => tracing::warn!(key = stored.key, "registry entry cannot be read, forgotten"),
+            Some((id, record)) => self.tell_end(id, &record, give_up).await,
+        }
+        let tokens: Vec<&str> = stored.key.split('.').collect();
+        self.buckets.connections.forget(&Key::of(&tokens), None, deadline()).await
+    }
+
+    async fn tell_end(&self, id: ConnectionId, record: &Record, give_up: Instant) {
+        let Some((route, relay)) = self.way(record, give_up).await else {
+            let (hub, route) = (&*record.hub, &*record.route);
+            tracing::warn!(connection = %id, hub, route, "no such route, disconnected is not told");
+            return;
+        };
+        let now = SystemTime::now();
+        let (peer, ended) = (Arc::new(record.peer(id, route)), record.ended(now));
+        tracing::info!(
+            connection = %id,
+            user = peer.user.as_ref().map(tracing::field::display),
+            hub = record.hub,
+            route = record.route,
+            remote = %peer.remote,
+            code = ended.close.code,
+            cause = ended.close.cause.as_str(),
+            duration_ms = u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),
+            "connection of another node ended"
+        );
+        // Its own node has offered it for some of the time.
+        let age = record.ended.as_ref().map_or(0, |ended| millis(now).saturating_sub(ended.at));
+        let give_up = give_up.checked_sub(Duration::from_millis(age)).unwrap_or(give_up);
+        // The last number is not known.
+        let event = Event {
+            peer,
+            sequence: 0,
+            time: now,
+            state: None,
+            trace: Trace::start(),
+            body: EventBody::Disconnected(ended),
+        };
+        let told: Told = farewell::tell(&relay, &event, give_up).await;
+        told.count(&relay, &event);
+    }
+
+    /// The route that the connection was on. Another config may come into force while it is looked for.
+    async fn way(&self, record: &Record, give_up: Instant) -> Option<Way> {
+        loop {
+            match self.inner.ways.find(&record.hub, &record.route) {
+                None if Instant::now() < give_up => sleep(ROUTE_PAUSE).await,
+                way => return way,
+            }
+        }
+    }
+
+    /// The connection that a key is of.
+    fn id_of(&self, key: &str) -> Option<ConnectionId> {
+        let (lease, id) = key.split_once('.')?;
+        let id: ConnectionId = id.parse().ok()?;
+        (lease == self.lease.to_string() && id.node() == self.lease.node).then_some(id)
+    }
+}
+
+fn deadline() -> Instant {
+    // A listing takes several requests.
+    Instant::now() + 5 * REQUEST_TIMEOUT
+}
