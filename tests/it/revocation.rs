@@ -15,15 +15,19 @@ struct Fleet {
 
 impl Fleet {
     async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("secret"), SECRET).unwrap();
-        Self { nats: NatsServer::start().await, folder }
+        Self::on(NatsServer::start().await)
     }
 
-    /// A node that takes tokens, ready.
-    async fn node(&self) -> Node {
-        let node = Node::start(&format!(
-            "nats: {{servers: ['{}']}}\n\
+    fn on(nats: NatsServer) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("secret"), SECRET).unwrap();
+        Self { nats, folder }
+    }
+
+    /// A node that takes tokens.
+    fn node_with(&self, jetstream: &str) -> Node {
+        Node::start(&format!(
+            "nats: {{servers: ['{}'], jetstream: {jetstream}}}\n\
              jwt: {{keys: [{{algorithms: [HS256], secret: {}}}]}}\n\
              routes:\n\
              - {{path: /ws, auth: jwt, backend: {{echo: true}}}}\n\
@@ -31,9 +35,13 @@ impl Fleet {
              - {{path: /open, auth: none, backend: {{echo: true}}}}\n",
             self.nats.url(),
             self.folder.path().join("secret").display()
-        ));
-        node.reaches_nats().await;
-        node.wait_for("revocations loaded", |_| true);
+        ))
+    }
+
+    /// A node that is ready.
+    async fn node(&self) -> Node {
+        let node = self.node_with("required");
+        eventually("readiness", async || (ready(&node).await.0 == 200).then_some(())).await;
         node
     }
 
@@ -61,6 +69,11 @@ fn token_of(user: &str, claims: &Value) -> String {
 
 async fn connect(node: &Node, token: &str) -> Client {
     Request::new("/ws").bearer(token).connect(node.ws()).await.expect("to be let in")
+}
+
+/// What the node says of its readiness.
+async fn ready(node: &Node) -> (u16, String) {
+    exchange(node.admin(), b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").await
 }
 
 /// The status of a handshake with this token.
@@ -177,23 +190,39 @@ async fn revocations_outlive_nats_and_reach_who_starts_later() {
 }
 
 #[tokio::test]
-async fn without_jetstream_nothing_is_revoked_and_tokens_are_taken() {
-    let nats = NatsServer::without_jetstream().await;
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("secret"), SECRET).unwrap();
-    let fleet = Fleet { nats, folder };
-    let node = Node::start(&format!(
-        "nats: {{servers: ['{}']}}\n\
-         jwt: {{keys: [{{algorithms: [HS256], secret: {}}}]}}\n\
-         routes:\n- {{path: /ws, auth: jwt, backend: {{echo: true}}}}\n",
-        fleet.nats.url(),
-        fleet.folder.path().join("secret").display()
-    ));
-    node.reaches_nats().await;
+async fn a_node_that_does_not_know_what_was_revoked_takes_no_token() {
+    let fleet = Fleet::start().await;
+    let jetstream = jetstream::new(fleet.nats.client().await);
+    let (name, subjects) = ("KV_moorline_revoked".to_owned(), vec!["else".to_owned()]);
+    let foreign = jetstream::stream::Config { name, subjects, ..Default::default() };
+    jetstream.create_stream(foreign).await.unwrap();
+    let node = fleet.node_with("required");
+    node.wait_for("revocations cannot be read; trying again", |line| {
+        line["error"].as_str().unwrap().contains("KV_moorline_revoked")
+    });
+    eventually("it says why it is not ready", async || {
+        let (status, why) = ready(&node).await;
+        (status == 503 && why.contains("revocations were not loaded yet")).then_some(())
+    })
+    .await;
+    let good = token_of("ann", &json!({}));
+    let request = Request::new("/ws").bearer(&good).connect(node.ws());
+    let (status, body) = request.await.err().expect("a refusal");
+    assert_eq!((status, body.contains("no-revocations")), (503, true), "{body}");
+    let anybody = Request::new("/open").connect(node.ws()).await.expect("to be let in");
+    anybody.close().await;
+    jetstream.delete_stream("KV_moorline_revoked").await.unwrap();
+    eventually("readiness", async || (ready(&node).await.0 == 200).then_some(())).await;
+    assert_eq!(knock(&node, &good).await, 101);
+}
+
+#[tokio::test]
+async fn where_jetstream_may_be_missing_tokens_are_taken_without() {
+    let fleet = Fleet::on(NatsServer::without_jetstream().await);
+    let node = fleet.node_with("optional");
     node.wait_for("revocations cannot be read; trying again", |line| {
         line["error"].as_str().unwrap().contains("JetStream")
     });
-    let ready = exchange(node.admin(), b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    assert_eq!(ready.0, 200, "{}", ready.1);
+    eventually("readiness", async || (ready(&node).await.0 == 200).then_some(())).await;
     assert_eq!(knock(&node, &token_of("ann", &json!({}))).await, 101);
 }
