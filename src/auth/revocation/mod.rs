@@ -167,7 +167,7 @@ impl Revocations {
             return Ok(0);
         }
         if let Some(shared) = &self.0.shared {
-            term = match shared.write(&scope, term, deadline).await {
+            term = match Box::pin(shared.write(&scope, term, deadline)).await {
                 Err(StoreError::NoJetStream(_)) if !self.0.are_required => term,
                 written => written?,
             };

@@ -56,7 +56,9 @@ impl Shared {
         loop {
             let attempt = deadline.min(Instant::now() + REQUEST_TIMEOUT);
             match self.merge(scope, term, attempt).await {
-                Err(StoreError::NoBucket(_)) => drop(self.bucket.ensure(attempt).await?),
+                Err(StoreError::NoBucket(_)) => {
+                    Box::pin(self.bucket.ensure(attempt)).await?;
+                }
                 Err(StoreError::Conflict | StoreError::Unknown) if Instant::now() < deadline => {}
                 written => return written,
             }
@@ -117,7 +119,8 @@ impl Shared {
     async fn read(&self, reader: &mut Reader, revocations: &Revocations) -> Result<(), StoreError> {
         let attempt = || Instant::now() + REQUEST_TIMEOUT;
         if reader.look <= Instant::now() {
-            reader.turn_to(self.bucket.ensure(attempt()).await?, revocations);
+            let bucket = Box::pin(self.bucket.ensure(attempt())).await?;
+            reader.turn_to(bucket, revocations);
         }
         loop {
             let page = self.bucket.changes(reader.after, None, attempt()).await?;
