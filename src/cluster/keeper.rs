@@ -105,7 +105,7 @@ impl Keeper {
         }
         match &self.own {
             None => self.acquire().await,
-            Some(own) if own.tried.elapsed() >= RENEW_INTERVAL => Box::pin(self.renew()).await,
+            Some(own) if own.tried.elapsed() >= RENEW_INTERVAL => self.renew().await,
             Some(_) => {}
         }
         if self.own.is_some() {
@@ -137,9 +137,8 @@ impl Keeper {
 
     /// Makes the buckets unless they are there, and a lease.
     async fn make(&self, id: LeaseId) -> Result<Revision, StoreError> {
-        // Boxed, for this is rare, and each look at the leases has room for it.
-        Box::pin(self.buckets.leases.ensure(deadline())).await?;
-        Box::pin(self.buckets.connections.ensure(deadline())).await?;
+        self.buckets.leases.ensure(deadline()).await?;
+        self.buckets.connections.ensure(deadline()).await?;
         self.buckets.leases.create(&id.key(), Lease::Held.to_json(), deadline()).await
     }
 
@@ -193,8 +192,9 @@ impl Keeper {
                 own.revision = revision;
                 self.renewed(sent);
             }
-            Err(StoreError::Conflict) => self.read_back().await,
-            Err(StoreError::NoBucket(_)) => self.remake().await,
+            // Boxed, for both are rare, and every renewal has room for them.
+            Err(StoreError::Conflict) => Box::pin(self.read_back()).await,
+            Err(StoreError::NoBucket(_)) => Box::pin(self.remake()).await,
             Err(error) => self.warn(&error, "lease not renewed"),
         }
     }

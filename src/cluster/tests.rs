@@ -208,7 +208,7 @@ async fn a_stream_that_is_not_ours_is_named() {
         subjects: vec!["$KV.moorline_nodes.>".into()],
         ..Default::default()
     };
-    jetstream.create_stream(other).await.unwrap();
+    Box::pin(jetstream.create_stream(other)).await.unwrap();
     let metrics = Metrics::new();
     let nats = server.nats(&metrics).await;
     let (table, tasks) = (Table::new(&Limits::default(), &metrics), Tasks::new());

@@ -84,6 +84,11 @@ impl Bucket {
     /// # Errors
     /// `NoJetStream`, or one of those of any request.
     pub async fn ensure(&self, deadline: Instant) -> Result<String, StoreError> {
+        // Boxed, for a stream's config is large and this is rare.
+        Box::pin(self.make(deadline)).await
+    }
+
+    async fn make(&self, deadline: Instant) -> Result<String, StoreError> {
         let wanted = || wire::config(&self.name, self.store.replicas);
         let info = match self.info(deadline).await {
             Err(StoreError::NoBucket(_)) => {

@@ -48,7 +48,7 @@ async fn a_bucket_is_made_once_and_never_altered() {
     let mut config =
         jetstream.get_stream("KV_moorline_things").await.unwrap().get_info().await.unwrap().config;
     config.allow_direct = false;
-    jetstream.update_stream(config).await.unwrap();
+    Box::pin(jetstream.update_stream(config)).await.unwrap();
     let error = scene.bucket.ensure(within(10)).await.unwrap_err();
     assert!(error.to_string().contains("KV_moorline_things"), "{error}");
     assert!(error.to_string().contains("allow_direct"), "{error}");
