@@ -32,6 +32,6 @@ pub use error::{AuthError, Denied, KeyProblem};
 pub use jwks::JwksError;
 pub use key::KeyInfo;
 pub use mint::mint;
-pub use revocation::{RevocationError, Revocations, Revoked};
+pub use revocation::{RevocationError, RevocationWish, Revocations, Revoked};
 pub use token::{Presented, Token, TokenError, find};
 pub use verifier::Verifier;

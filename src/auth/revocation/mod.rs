@@ -12,6 +12,7 @@
 mod list;
 mod record;
 mod shared;
+mod wish;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,8 @@ use crate::task::Tasks;
 
 use list::{List, Scope, Term};
 use shared::Shared;
+
+pub use wish::RevocationWish;
 
 /// What is revoked. Clones share it.
 #[derive(Debug, Clone)]
@@ -74,6 +77,9 @@ pub enum RevocationError {
     /// It was not written, or not for certain.
     #[error("the revocation may not be in force on all nodes; say it again")]
     Store(#[from] StoreError),
+    /// It does not say what, or says more than one thing.
+    #[error("expected one of `jti`, `user` (with or without `before`) and `before`")]
+    What,
     /// A cutoff to come would lock out who gets a token meanwhile.
     #[error("before: expected a time that has passed, in seconds since 1970, found {0}")]
     Before(u64),
