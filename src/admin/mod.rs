@@ -184,7 +184,7 @@ mod tests {
 
     use super::*;
     use crate::config::Limits;
-    use crate::hub::Table;
+    use crate::hub::{Fleet, Table};
 
     async fn asks(admin: &Arc<Admin>, listener: &TcpListener, line: &str) -> TcpStream {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -208,9 +208,10 @@ mod tests {
         let (drain, tasks) = (Drain::new(), Tasks::new());
         let metrics = Metrics::new();
         let table = Table::new(&Limits::default(), &metrics);
+        let fleet = Fleet::solo(table.clone());
         let admin = Admin {
             nats: None,
-            cluster: Cluster::solo(&table, &metrics),
+            cluster: Cluster::solo(&table, &fleet, &tasks, &metrics),
             revocations: Revocations::solo(Duration::from_secs(60), table),
             metrics,
             drain: drain.clone(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::alive::Alive;
 use super::lease::{Lease, LeaseId};
 use super::observer::Observer;
 use super::takeover::{REMEMBERED_FOR, Takeover};
@@ -22,6 +23,8 @@ use crate::nats::{Key, LogLimit, REQUEST_TIMEOUT, Revision, StoreError};
 pub(super) struct Keeper {
     inner: Arc<Inner>,
     buckets: Buckets,
+    /// Is told who is alive, as far as others can see.
+    alive: Alive,
     own: Option<Own>,
     observer: Observer,
     /// The last change of a lease that was seen.
@@ -64,10 +67,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LEAST_SERVER: (u32, u32) = (2, 11);
 
 impl Keeper {
-    pub(super) fn new(inner: Arc<Inner>, buckets: Buckets) -> Self {
+    /// A keeper that has no lease yet.
+    pub(super) fn new(inner: Arc<Inner>, buckets: Buckets, alive: Alive) -> Self {
         Self {
             inner,
             buckets,
+            alive,
             own: None,
             observer: Observer::default(),
             seen: Revision::NONE,
@@ -85,10 +90,12 @@ impl Keeper {
         self.close_lost();
         let mut looks = interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let inner = Arc::clone(&self.inner);
+        let (inner, store) = (Arc::clone(&self.inner), self.buckets.store.clone());
         loop {
+            let was_up = store.is_up();
             tokio::select! {
                 _ = looks.tick() => self.beat().await,
+                () = store.up(), if !was_up => self.beat().await,
                 () = inner.registry.missing.notified() => self.remake().await,
                 () = inner.release.notified() => return self.give_back().await,
             }
@@ -299,7 +306,11 @@ impl Keeper {
                 break;
             }
         }
-        self.observer.tidy(Instant::now());
+        let now = Instant::now();
+        self.observer.tidy(now);
+        if let Some(own) = &self.own {
+            self.alive.set(self.observer.alive(own.id, now));
+        }
         self.take_dead().await;
         if !self.has_adopted && self.observer.is_steady(Instant::now()) {
             self.adopt().await;

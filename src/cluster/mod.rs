@@ -13,10 +13,12 @@
 
 mod lease;
 mod observer;
+mod alive;
 mod record;
 mod registry;
 mod ways;
 mod farewell;
+mod quota;
 mod takeover;
 mod keeper;
 #[cfg(test)]
@@ -32,18 +34,21 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config::{Backend, EventKind, JetStream};
 use crate::event::Peer;
-use crate::hub::{Roster, Table};
+use crate::hub::{Fleet, Roster, Table};
 use crate::id::NodeId;
 use crate::metrics::Metrics;
 use crate::nats::{Bucket, Store};
 use crate::relay::Fence;
 use crate::task::Tasks;
 
+use alive::Alive;
 use keeper::Keeper;
+use quota::Quotas;
 use registry::Registry;
 use ways::Ways;
 
 pub use farewell::Farewells;
+pub use quota::{Slot, UserFull, UserQuota};
 pub use registry::Entry;
 pub use ways::Way;
 
@@ -59,6 +64,7 @@ struct Inner {
     /// Whether the node can do without.
     jetstream: JetStream,
     registry: Arc<Registry>,
+    quotas: Quotas,
     table: Table,
     roster: Roster,
     fence: Fence,
@@ -68,6 +74,27 @@ struct Inner {
     release: Notify,
     tasks: Tasks,
     leases_taken: IntCounter,
+}
+
+/// What a node among others is made of.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// This node.
+    pub node: NodeId,
+    /// Where the state of all is.
+    pub store: &'a Store,
+    /// Whether the node can do without.
+    pub jetstream: JetStream,
+    /// This node's connections.
+    pub table: &'a Table,
+    /// The way to those of the others.
+    pub fleet: &'a Fleet,
+    /// Is told who is alive.
+    pub roster: &'a Roster,
+    /// What lasts as long as the node.
+    pub tasks: &'a Tasks,
+    /// Where it counts.
+    pub metrics: &'a Metrics,
 }
 
 /// Where the fleet's state is.
@@ -97,44 +124,39 @@ enum Standing {
 const SETTLE_PAUSE: Duration = Duration::from_millis(10);
 
 impl Cluster {
-    /// A node by itself.
+    /// A node by itself. What it needs of the fleet, it asks `fleet`, which may have other nodes all the
+    /// same.
     #[must_use]
-    pub fn solo(table: &Table, metrics: &Metrics) -> Self {
+    pub fn solo(table: &Table, fleet: &Fleet, tasks: &Tasks, metrics: &Metrics) -> Self {
         let fence = Fence::open();
-        let registry = Registry::new(None, fence.clone(), metrics.registry_entries().clone());
         Self(Arc::new(Inner {
             node: NodeId::random(),
             leases: AtomicU32::new(0),
             jetstream: JetStream::Off,
-            registry,
+            registry: Registry::new(None, fence.clone(), metrics.registry_entries().clone()),
+            quotas: Quotas::new(None, table, fleet, tasks),
             table: table.clone(),
             roster: Roster::default(),
             fence,
             ways: Ways::default(),
             standing: watch::Sender::new(Standing::Off),
             release: Notify::new(),
-            tasks: Tasks::new(),
+            tasks: tasks.clone(),
             leases_taken: metrics.leases_taken_over().clone(),
         }))
     }
 
     /// A node among others: takes a lease as soon as it can, renews it, and looks after those of the
-    /// others. `roster` is told who is alive.
+    /// others.
     #[must_use]
-    pub fn start(
-        node: NodeId,
-        store: Store,
-        jetstream: JetStream,
-        table: &Table,
-        roster: &Roster,
-        tasks: &Tasks,
-        metrics: &Metrics,
-    ) -> Self {
+    pub fn start(parts: Parts<'_>) -> Self {
+        let Parts { node, store, jetstream, table, fleet, roster, tasks, metrics } = parts;
         let buckets = Buckets {
             leases: store.bucket("nodes"),
             connections: store.bucket("connections"),
-            store,
+            store: store.clone(),
         };
+        let alive = Alive::new(buckets.leases.clone());
         let fence = Fence::shut();
         let entries = metrics.registry_entries().clone();
         let registry = Registry::new(Some(buckets.connections.clone()), fence.clone(), entries);
@@ -143,6 +165,7 @@ impl Cluster {
             leases: AtomicU32::new(0),
             jetstream,
             registry: Arc::clone(&registry),
+            quotas: Quotas::new(Some((store, alive.clone())), table, fleet, tasks),
             table: table.clone(),
             roster: roster.clone(),
             fence,
@@ -152,28 +175,30 @@ impl Cluster {
             tasks: tasks.clone(),
             leases_taken: metrics.leases_taken_over().clone(),
         }));
-        let (inner, stop) = (Arc::clone(&cluster.0), tasks.clone());
-        tasks.keep("lease", move || {
-            let keeper = Keeper::new(Arc::clone(&inner), buckets.clone());
-            let stop = stop.clone();
-            async move {
-                tokio::select! {
-                    () = stop.stopping() => {}
-                    () = keeper.run() => {}
-                }
-            }
+        let inner = Arc::clone(&cluster.0);
+        cluster.keep("lease", move || {
+            Keeper::new(Arc::clone(&inner), buckets.clone(), alive.clone()).run()
         });
-        let stop = tasks.clone();
-        tasks.keep("registry", move || {
-            let (registry, stop) = (Arc::clone(&registry), stop.clone());
-            async move {
-                tokio::select! {
-                    () = stop.stopping() => {}
-                    () = registry.write() => {}
-                }
-            }
-        });
+        cluster.keep("registry", move || Arc::clone(&registry).write());
         cluster
+    }
+
+    /// Keeps up what lasts as long as the node.
+    fn keep<W, F>(&self, name: &'static str, mut work: W)
+    where
+        W: FnMut() -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stop = self.0.tasks.clone();
+        self.0.tasks.keep(name, move || {
+            let (stop, work) = (stop.clone(), work());
+            async move {
+                tokio::select! {
+                    () = stop.stopping() => {}
+                    () = work => {}
+                }
+            }
+        });
     }
 
     /// Whether this node may speak for its connections.
@@ -200,6 +225,14 @@ impl Cluster {
     #[must_use]
     pub fn is_starting(&self) -> bool {
         *self.0.standing.borrow() == Standing::Starting
+    }
+
+    /// Takes one of the slots that the client's user has.
+    ///
+    /// # Errors
+    /// When the user has as many connections as there may be.
+    pub async fn seat(&self, peer: &Peer, quota: UserQuota) -> Result<Option<Box<Slot>>, UserFull> {
+        self.0.quotas.take(peer, self.0.registry.lease(), quota).await
     }
 
     /// Waits until the node has its lease, or there is no fleet. Cancel safe.

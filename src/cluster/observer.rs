@@ -92,6 +92,14 @@ impl Observer {
         dead.map(|(id, seen)| (*id, seen.revision)).collect()
     }
 
+    /// All leases, each with whether its holder is alive, as far as `own` can tell.
+    pub(super) fn alive(&self, own: LeaseId, now: Instant) -> HashMap<LeaseId, bool> {
+        let is_alive = |id: &LeaseId, seen: &Seen| {
+            seen.lease == Lease::Held && (*id == own || !self.is_dead(own, seen, now))
+        };
+        self.leases.iter().map(|(id, seen)| (*id, is_alive(id, seen))).collect()
+    }
+
     /// The nodes that are alive.
     pub(super) fn nodes(&self, now: Instant) -> HashSet<NodeId> {
         let is_alive = |seen: &Seen| {

@@ -133,6 +133,11 @@ impl Registry {
         self.work.notify_one();
     }
 
+    /// The lease in force.
+    pub(super) fn lease(&self) -> Option<LeaseId> {
+        self.lock().lease
+    }
+
     /// Another node has the connections of `lease`: who they are.
     pub(super) fn lose(&self) -> Vec<Arc<Peer>> {
         let mut inner = self.lock();

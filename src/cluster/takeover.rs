@@ -62,6 +62,7 @@ impl Takeover {
             let told: Vec<_> = stream::iter(all).buffer_unordered(AT_ONCE).collect().await;
             told.into_iter().collect::<Result<(), StoreError>>()?;
         }
+        self.inner.quotas.forget(self.lease).await;
         if let Some(revision) = self.revision {
             let (key, value) = (self.lease.key(), Lease::Finished.to_json());
             let leases = &self.buckets.leases;

@@ -14,34 +14,33 @@ use crate::nats::{Key, Nats, Record};
 use crate::relay::{Hold, Relay};
 
 /// One node, without its doors.
-struct Node {
+pub(super) struct Node {
     metrics: Metrics,
-    cluster: Cluster,
+    pub(super) cluster: Cluster,
     roster: Roster,
     relay: Relay,
     farewells: Farewells,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     id: NodeId,
-    store: Store,
+    pub(super) store: Store,
     /// The connections last as long as this.
     _nats: Nats,
 }
 
 impl Node {
-    async fn start(server: &NatsServer) -> Self {
-        let (id, metrics, tasks) = (NodeId::random(), Metrics::new(), Tasks::new());
+    pub(super) async fn start(server: &NatsServer) -> Self {
+        let (metrics, tasks) = (Metrics::new(), Tasks::new());
         let nats = server.nats(&metrics).await;
         let table = Table::new(&Limits::default(), &metrics);
         let store = Store::open(&nats, 1, &tasks, &metrics).await;
         let roster = Roster::default();
-        let required = JetStream::Required;
-        let cluster =
-            Cluster::start(id, store.clone(), required, &table, &roster, &tasks, &metrics);
+        let cluster = start(&store, JetStream::Required, &table, &roster, &tasks, &metrics);
         let hold = Hold::new(1 << 20);
         let relay = Relay::new(&route(), Some(&nats), &hold, cluster.fence(), &metrics).unwrap();
         cluster.set_ways([(Arc::new(route()), relay.clone())]);
         timeout_at(within(10), cluster.up()).await.unwrap();
         let farewells = Farewells { tasks: Tasks::new(), places: Permits::new(10) };
+        let id = cluster.0.node;
         Self { metrics, cluster, roster, relay, farewells, tasks, id, store, _nats: nats }
     }
 
@@ -61,7 +60,19 @@ impl Node {
     }
 }
 
-fn route() -> Route {
+fn start(
+    store: &Store,
+    jetstream: JetStream,
+    table: &Table,
+    roster: &Roster,
+    tasks: &Tasks,
+    metrics: &Metrics,
+) -> Cluster {
+    let (node, fleet) = (NodeId::random(), &Fleet::solo(table.clone()));
+    Cluster::start(Parts { node, store, jetstream, table, fleet, roster, tasks, metrics })
+}
+
+pub(super) fn route() -> Route {
     let mut route = Route::new("/ws", AuthMode::None);
     route.backend = Backend::Nats(String::new());
     route.events = vec![EventKind::Message, EventKind::Disconnected];
@@ -69,7 +80,7 @@ fn route() -> Route {
     route
 }
 
-fn jetstream() -> (tempfile::TempDir, NatsServer) {
+pub(super) fn jetstream() -> (tempfile::TempDir, NatsServer) {
     let folder = tempfile::tempdir().unwrap();
     let config = format!("jetstream {{ store_dir: {:?} }}", folder.path());
     let server = NatsServer::with_config(&config);
@@ -190,8 +201,8 @@ async fn without_jetstream_it_is_off_or_unusable_as_configured() {
     let nats = server.nats(&metrics).await;
     let (table, tasks) = (Table::new(&Limits::default(), &metrics), Tasks::new());
     let store = Store::open(&nats, 1, &tasks, &metrics).await;
-    let (id, roster, optional) = (NodeId::random(), Roster::default(), JetStream::Optional);
-    let cluster = Cluster::start(id, store, optional, &table, &roster, &tasks, &metrics);
+    let (roster, optional) = (Roster::default(), JetStream::Optional);
+    let cluster = start(&store, optional, &table, &roster, &tasks, &metrics);
     timeout_at(within(10), cluster.up()).await.unwrap();
     assert!(!cluster.fence().is_shut());
     assert!(cluster.enter(&Peer::on(route(), None)).is_none());
@@ -213,8 +224,8 @@ async fn a_stream_that_is_not_ours_is_named() {
     let nats = server.nats(&metrics).await;
     let (table, tasks) = (Table::new(&Limits::default(), &metrics), Tasks::new());
     let store = Store::open(&nats, 1, &tasks, &metrics).await;
-    let (id, roster, required) = (NodeId::random(), Roster::default(), JetStream::Required);
-    let cluster = Cluster::start(id, store, required, &table, &roster, &tasks, &metrics);
+    let (roster, required) = (Roster::default(), JetStream::Required);
+    let cluster = start(&store, required, &table, &roster, &tasks, &metrics);
     let why = timeout_at(within(10), cluster.unusable()).await.unwrap();
     assert!(why.contains("KV_moorline_nodes") && why.contains("max_msgs_per_subject"), "{why}");
     tasks.stop();

@@ -21,6 +21,13 @@ pub struct Limits {
     /// Opening handshakes in the whole node. Default: 2000 a second, 4000 at once. More are refused
     /// with 503 before a token is looked at or a backend asked.
     pub handshakes: HandshakeRate,
+    /// Open connections of one user in one hub, on all nodes together: 0 to 100, and 0 is no limit.
+    /// Default: 0. It takes JetStream; while that cannot be reached, and without it, each node counts its
+    /// own only. A client without a user is not counted.
+    pub max_connections_per_user: u16,
+    /// What becomes of one more connection of a user. `reject-new`: its handshake is refused with 429.
+    /// `evict-oldest`: the user's oldest connection is closed with 4409. Default: `reject-new`.
+    pub when_user_full: WhenUserFull,
     /// Requests of one address, as for `max_connections_per_ip`. Default: 100 a second, 500 at once.
     /// More opening handshakes are refused with 429 and do not count against `handshakes`; a request
     /// that is none keeps its own status, such as 404, and counts here, too. Four times as many TCP
@@ -52,6 +59,17 @@ pub struct Limits {
     pub max_held: Size,
     /// What happens when the node's memory runs short.
     pub memory: Memory,
+}
+
+/// What becomes of one more connection of a user who has as many as there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenUserFull {
+    /// It is refused.
+    #[default]
+    RejectNew,
+    /// It takes the place of the oldest.
+    EvictOldest,
 }
 
 /// How many opening handshakes are looked at: a token bucket.
@@ -103,6 +121,8 @@ impl Default for Limits {
         Self {
             max_connections: 50_000,
             max_connections_per_ip: 5_000,
+            max_connections_per_user: 0,
+            when_user_full: WhenUserFull::RejectNew,
             handshakes: HandshakeRate { per_second: 2_000, burst: Some(4_000) },
             handshakes_per_ip: HandshakeRate { per_second: 100, burst: Some(500) },
             max_pending: 4_096,

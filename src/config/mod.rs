@@ -31,13 +31,13 @@ use serde::{Deserialize, Serialize};
 pub use environment::process_environment;
 pub use error::{ConfigError, Position, Problem};
 pub use jwt::{Jwks, Jwt, JwtAlgorithm, JwtClaims, JwtKey, JwtSources};
-pub use limits::{HandshakeRate, Limits, Memory, MemoryMax};
+pub use limits::{HandshakeRate, Limits, Memory, MemoryMax, WhenUserFull};
 pub use listeners::{
     Admin, Certificate, ClientCertificate, Forwarded, ForwardedHeader, Listeners, Plain,
     ProxyProtocol, Public, Tls, TlsVersion,
 };
 pub use load::Format;
-pub use nats::{JetStream, Nats, NatsTls};
+pub use nats::{By, Interest, JetStream, Nats, NatsTls};
 pub use network::Network;
 pub use plan::{
     ConnectionRates, DEFAULT_PLAN, InboundRates, LimitAction, Plan, Rate, Rates, UserRates,

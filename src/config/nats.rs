@@ -46,6 +46,29 @@ pub struct Nats {
     /// How often the server is pinged; a server that leaves two pings unanswered counts as gone.
     /// Default: `1s`, which notices a dead server within 3 s.
     pub ping_interval: Period,
+    /// Which pushes a node asks for.
+    pub interest: Interest,
+}
+
+/// Which pushes to groups and users a node asks NATS for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Interest {
+    /// Pushes to groups. Default: `name`.
+    pub groups: By,
+    /// Pushes to users. Default: `wildcard`, because a node has about as many users as connections.
+    pub users: By,
+}
+
+/// How a node asks NATS for what is pushed to many names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// Only for names that have connections here. Each costs some 5 KiB in the node and a line in the
+    /// tables of every NATS server.
+    Name,
+    /// For all names by one subscription. Every push comes to every node, and most of it for nothing.
+    Wildcard,
 }
 
 /// What the node needs of JetStream.
@@ -91,6 +114,13 @@ impl Default for Nats {
             tls: None,
             connect_timeout: Period::secs(5),
             ping_interval: Period::secs(1),
+            interest: Interest::default(),
         }
+    }
+}
+
+impl Default for Interest {
+    fn default() -> Self {
+        Self { groups: By::Name, users: By::Wildcard }
     }
 }

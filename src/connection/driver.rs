@@ -24,6 +24,7 @@ use super::progress::Written;
 use super::requests::{Request, Requests};
 use super::socket::{Broken, Socket};
 use super::stats::Stats;
+use super::step::step;
 use crate::close::{Cause, Close};
 use crate::event::{Event, EventBody, Peer, Trace};
 use crate::hub::{Mailbox, Registered, Wish};
@@ -116,7 +117,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         while let Poll::Ready(wish) = self.mailbox.poll_wish(cx) {
             match wish {
                 Wish::Refresh(ends) => self.machine.refresh(ends),
-                Wish::Trace(until) => self.traced = Some(until),
+                Wish::Trace(until) => {
+                    self.traced = Some(until);
+                    let seconds = (until - self.now).as_secs_f64();
+                    step!(self, seconds, "connection traced");
+                }
                 Wish::Part(close) => self.input(Input::Part(close)),
                 Wish::Cut(close) => self.cut(close),
             }
@@ -190,9 +195,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         self.input(Input::Cut(close));
     }
 
+    /// Whether what happens on the connection is logged for everybody to see.
+    pub(super) fn is_traced(&self) -> bool {
+        self.traced.is_some_and(|until| self.now < until)
+    }
+
     fn dispatch(&mut self, dispatch: Dispatch) {
         let event = self.event(dispatch.sequence, dispatch.body);
         let (kind, sequence, relay) = (event.kind(), event.sequence, self.relay.clone());
+        step!(self, sequence, event = kind.as_str(), "event sent");
         self.requests
             .push(Request(Box::pin(async move { (kind, sequence, relay.request(event).await) })));
     }

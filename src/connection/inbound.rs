@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::driver::Driver;
 use super::effect::Input;
 use super::socket::Received;
+use super::step::step;
 use crate::close::{Cause, Close};
 use crate::limits::{Meter, Verdict};
 use crate::message::Message;
@@ -77,8 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     pub(super) fn take_outcome(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (kind, sequence, outcome) = ready!(self.requests.poll_next(cx));
         self.stats.outcome(&outcome);
-        let word = outcome.as_str();
-        tracing::trace!(connection = %self.peer.id, sequence, outcome = word, "event answered");
+        step!(self, sequence, outcome = outcome.as_str(), "event answered");
         self.input(Input::Outcome { kind, sequence, outcome });
         Poll::Ready(())
     }
@@ -98,7 +98,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 self.relay.metrics().inbound(&message);
                 self.stats.inbound(&message);
                 let (kind, bytes) = (message.kind().as_str(), message.data().len());
-                tracing::trace!(connection = %self.peer.id, kind, bytes, "message from the client");
+                step!(self, kind, bytes, "message from the client");
                 self.machine.partial(false, self.now);
                 self.message(message);
             }
@@ -106,6 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             Received::Pong(payload) => {
                 if let Some(rtt) = self.machine.pong(&payload, self.now) {
                     self.relay.metrics().ping_rtt(rtt.as_secs_f64());
+                    step!(self, rtt_ms = rtt.as_secs_f64() * 1000.0, "pong from the client");
                 }
             }
             Received::Close(close) => self.input(Input::PeerClosed(close)),

@@ -19,6 +19,7 @@ mod progress;
 mod socket;
 mod requests;
 mod stats;
+mod step;
 mod driver;
 mod inbound;
 mod outbound;
@@ -35,7 +36,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
 use crate::close::{Cause, Close};
-use crate::cluster::{Entry, Farewells};
+use crate::cluster::{Entry, Farewells, Slot};
 use crate::config::Heartbeat;
 use crate::event::{Peer, State, Trace};
 use crate::hub::{Mailbox, Registered};
@@ -80,6 +81,8 @@ pub struct Accepted {
     pub seat: Seat,
     /// Its place in the registry, where its end must be told.
     pub entry: Option<Entry>,
+    /// Its place among its user's connections.
+    pub slot: Option<Box<Slot>>,
     /// How its last event is delivered.
     pub farewells: Farewells,
 }
@@ -96,6 +99,7 @@ where
     let Accepted { peer, relay, trace, heartbeat, meters, mailbox, registered, seat, .. } =
         accepted;
     let (farewells, written, entry) = (accepted.farewells, accepted.written, accepted.entry);
+    let slot = accepted.slot;
     relay.metrics().opened();
     // Another node may have taken it over before it was in the table, where it would have been found.
     if entry.as_ref().is_some_and(Entry::is_lost) {
@@ -115,7 +119,7 @@ where
     async move {
         let exit = (&mut driver).await;
         let last = Box::pin(ending::leave(driver, exit)).await;
-        drop(seat);
+        drop((seat, slot));
         Box::pin(last.deliver(&farewells, entry)).await;
     }
 }

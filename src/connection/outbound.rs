@@ -11,6 +11,7 @@ use super::effect::{Effect, Input};
 use super::heartbeat::STARVED;
 use super::progress::Written;
 use super::socket::Broken;
+use super::step::step;
 use crate::close::{Cause, Close};
 use crate::hub::NotTaken;
 use crate::id::GroupName;
@@ -111,7 +112,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Some(Effect::Send(message)) => self.send(message, cx)?,
                 Some(Effect::Join(group)) => self.join(&group),
                 Some(Effect::Leave(group)) => drop(self.registered.leave(&group)),
-                Some(Effect::Ping(payload)) => self.socket.ping(payload)?,
+                Some(Effect::Ping(payload)) => {
+                    step!(self, "ping to the client");
+                    self.socket.ping(payload)?;
+                }
                 Some(Effect::SendClose(close)) => self.socket.close(close.code, &close.reason)?,
                 _ => {}
             }
@@ -131,6 +135,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let metrics = self.relay.metrics();
         metrics.outbox(self.outbound.reported, account.bytes);
         metrics.outbox_lost(account.dropped, account.expired);
+        if account.bytes != self.outbound.reported {
+            let (bytes, dropped, expired) = (account.bytes, account.dropped, account.expired);
+            step!(self, bytes, dropped, expired, "outbox");
+        }
         self.outbound.reported = account.bytes;
         self.stats.outbox_peak = account.peak;
     }
@@ -203,6 +211,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn write(&mut self, message: Message) -> Result<(), Broken> {
+        let (kind, bytes) = (message.kind().as_str(), message.data().len());
+        step!(self, kind, bytes, "message to the client");
         self.relay.metrics().outbound(&message);
         self.stats.outbound(&message);
         self.machine.used(self.now);

@@ -84,6 +84,7 @@ fn accepted(table: &Table, places: &Permits) -> Accepted {
             address: Addresses::new(1).take(Ipv4Addr::LOCALHOST.into()).unwrap(),
         },
         entry: None,
+        slot: None,
         farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
     }
 }

@@ -12,12 +12,14 @@ use super::METRICS;
 use super::stream::{Manner, PIPE, manner, runtime, server_frames, talk};
 use super::token::{VERIFIER, sources};
 use crate::auth::Revocations;
-use crate::cluster::{Cluster, Farewells};
-use crate::config::{AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size};
+use crate::cluster::{Cluster, Farewells, UserQuota};
+use crate::config::{
+    AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size, WhenUserFull,
+};
 use crate::connection::Written;
 use crate::edge::{Edge, Proxies, Rules};
 use crate::handshake::{Caller, Door, Doorkeeper, Gate, Plans, Routes};
-use crate::hub::Table;
+use crate::hub::{Fleet, Table};
 use crate::id::NodeId;
 use crate::limits::{Admission, Memory, Pending, Permits, Users};
 use crate::relay::{Fence, Hold, Relay};
@@ -114,6 +116,11 @@ fn route(path: &str, auth: AuthMode) -> Route {
     route
 }
 
+fn solo(limits: &Limits) -> Cluster {
+    let table = Table::new(limits, &METRICS);
+    Cluster::solo(&table, &Fleet::solo(table.clone()), &Tasks::new(), &METRICS)
+}
+
 fn edge() -> (Edge, Caller) {
     let limits = Limits { max_connections: 1, ..Limits::default() };
     let caller = Caller {
@@ -140,6 +147,7 @@ fn edge() -> (Edge, Caller) {
             gate(route),
             Heartbeat::default(),
             Plans::new(&BTreeMap::new(), route),
+            UserQuota { max: 0, when_full: WhenUserFull::RejectNew },
         );
         (route.path.clone(), door)
     });
@@ -148,7 +156,7 @@ fn edge() -> (Edge, Caller) {
         admission: Arc::new(Admission::new(&limits, Memory::default())),
         refused: Permits::new(1),
         table: table.clone(),
-        cluster: Cluster::solo(&table, &METRICS),
+        cluster: solo(&limits),
         farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
         users: Users::new(),
         metrics: METRICS.clone(),

@@ -13,7 +13,7 @@ use super::refusal::Refusal;
 use super::request::Opening;
 use super::{Caller, Door, Doorkeeper, Gate, trace_of};
 use crate::auth::{self, Denied};
-use crate::cluster::{Cluster, Entry, Farewells};
+use crate::cluster::{Cluster, Entry, Farewells, Slot};
 use crate::config::{EventKind, JwtSources};
 use crate::connection::{Promise, Unopened};
 use crate::event::{
@@ -45,6 +45,8 @@ pub(super) struct Admitted {
     pub(super) unopened: Unopened,
     /// What its connection holds.
     pub(super) seat: Seat,
+    /// Its place among its user's connections.
+    pub(super) slot: Option<Box<Slot>>,
 }
 
 /// What the client showed of itself.
@@ -113,43 +115,35 @@ pub(super) async fn admit<B>(
         farewells: keeper.farewells.clone(),
         entry,
     };
-    if !door.route.wants(EventKind::Connect) {
+    let (granted, slot) = if door.route.wants(EventKind::Connect) {
+        let peer = Arc::new(peer(None));
+        let entry = enter(&keeper.cluster, &peer).await?;
+        let event = connect_event(door, request, attempt, Arc::clone(&peer), shown, trace);
+        let asked = Asked { event, promise: promise(peer, entry), subprotocol, seat };
+        let granted = ask(asked, &keeper.farewells).await?;
+        // Only now is it known whose client it is. Who has no slot leaves, and the backend hears of it.
+        let slot = keeper.cluster.seat(&granted.peer, door.quota).await?;
+        (granted, slot)
+    } else {
         let peer = Arc::new(peer(subprotocol.map(Into::into)));
+        let slot = keeper.cluster.seat(&peer, door.quota).await?;
         let entry = enter(&keeper.cluster, &peer).await?;
         let unopened = Unopened::new(promise(Arc::clone(&peer), entry));
-        let (state, headers) = (None, Vec::new());
-        let (sequence, seat) = (0, seat);
-        return Ok(Admitted {
-            peer,
-            expires,
-            plan,
-            groups,
-            state,
-            headers,
-            sequence,
-            trace,
-            unopened,
-            seat,
-        });
-    }
-    let peer = Arc::new(peer(None));
-    let entry = enter(&keeper.cluster, &peer).await?;
-    let event = connect_event(door, request, attempt, Arc::clone(&peer), shown, trace);
-    let asked = Asked { event, promise: promise(peer, entry), subprotocol, seat };
-    let granted = ask(asked, &keeper.farewells).await?;
-    let (grant, peer) = (granted.grant, granted.peer);
-    groups.extend(grant.groups);
+        (Granted { grant: Grant::default(), peer, unopened, seat }, slot)
+    };
+    groups.extend(granted.grant.groups);
     Ok(Admitted {
-        peer,
+        peer: granted.peer,
         expires,
         plan,
         groups,
-        state: grant.state,
-        headers: grant.headers,
-        sequence: 1,
+        state: granted.grant.state,
+        headers: granted.grant.headers,
+        sequence: u64::from(door.route.wants(EventKind::Connect)),
         trace,
         unopened: granted.unopened,
         seat: granted.seat,
+        slot,
     })
 }
 

@@ -24,7 +24,7 @@ use http_body_util::Full;
 use tokio::time::sleep;
 
 use crate::auth::{Revocations, Verifier};
-use crate::cluster::{Cluster, Farewells, Way};
+use crate::cluster::{Cluster, Farewells, UserQuota, Way};
 use crate::config::{Heartbeat, JwtSources, Route};
 use crate::connection::Written;
 use crate::event::{Certificate, Trace};
@@ -80,6 +80,7 @@ pub struct Door {
     origins: Origins,
     heartbeat: Arc<Heartbeat>,
     plans: Plans,
+    quota: UserQuota,
 }
 
 /// How a client shows who it is.
@@ -124,6 +125,7 @@ impl Door {
         gate: Gate,
         heartbeat: Heartbeat,
         plans: Plans,
+        quota: UserQuota,
     ) -> Self {
         let forwards =
             |header| route.forward_headers.iter().any(|name| name.eq_ignore_ascii_case(header));
@@ -136,7 +138,7 @@ impl Door {
         };
         let origins = Origins::new(&route.origins, trust);
         let heartbeat = Arc::new(route.heartbeat.unwrap_or(heartbeat));
-        Self { route, relay, gate, origins, heartbeat, plans }
+        Self { route, relay, gate, origins, heartbeat, plans, quota }
     }
 
     /// The route, and the way to its backend.

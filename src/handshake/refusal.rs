@@ -11,6 +11,7 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 
 use crate::close::Cause;
+use crate::cluster::UserFull;
 use crate::id::ConnectionId;
 use crate::limits::Denied;
 
@@ -71,13 +72,15 @@ pub(super) enum Refusal {
     NoRevocations,
     /// One of the bounds on newcomers is reached.
     Denied(Denied),
+    /// The user has as many connections as there may be.
+    UserFull,
     /// The node is shutting down.
     Draining,
 }
 
 impl Refusal {
     /// Every word that [`result`](Self::result) says.
-    pub(super) const RESULTS: [&'static str; 28] = [
+    pub(super) const RESULTS: [&'static str; 29] = [
         "bad-head",
         "head-too-large",
         "head-timeout",
@@ -105,6 +108,7 @@ impl Refusal {
         "handshake-rate",
         "address-rate",
         "address-full",
+        "user-full",
         "draining",
     ];
 
@@ -138,6 +142,7 @@ impl Refusal {
             Self::Denied(Denied::Rate) => "handshake-rate",
             Self::Denied(Denied::AddressRate) => "address-rate",
             Self::Denied(Denied::AddressFull) => "address-full",
+            Self::UserFull => "user-full",
             Self::Draining => "draining",
         }
     }
@@ -173,6 +178,7 @@ impl Refusal {
             Self::Denied(Denied::Rate) => "too many handshakes",
             Self::Denied(Denied::AddressRate) => "too many handshakes from this address",
             Self::Denied(Denied::AddressFull) => "too many connections from this address",
+            Self::UserFull => "the user has as many connections as there may be",
             Self::Draining => "this node is shutting down",
         })
     }
@@ -198,7 +204,7 @@ impl Refusal {
                 StatusCode::from_u16(*status).unwrap_or(StatusCode::FORBIDDEN)
             }
             Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Denied(Denied::AddressRate | Denied::AddressFull) => {
+            Self::UserFull | Self::Denied(Denied::AddressRate | Denied::AddressFull) => {
                 StatusCode::TOO_MANY_REQUESTS
             }
             Self::Head(BadHead::Evicted)
@@ -311,6 +317,12 @@ impl Refusal {
     }
 }
 
+impl From<UserFull> for Refusal {
+    fn from(UserFull: UserFull) -> Self {
+        Self::UserFull
+    }
+}
+
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {
         Self::Denied(denied)
@@ -358,6 +370,7 @@ mod tests {
             Refusal::Denied(Denied::Rate),
             Refusal::Denied(Denied::AddressRate),
             Refusal::Denied(Denied::AddressFull),
+            Refusal::UserFull,
             Refusal::Draining,
         ];
         assert_eq!(all.map(|refusal| refusal.result()), Refusal::RESULTS);

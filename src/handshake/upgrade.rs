@@ -79,6 +79,7 @@ impl Doorkeeper {
             registered,
             seat: admitted.seat,
             entry: None,
+            slot: admitted.slot,
             farewells: self.farewells.clone(),
         });
         let upgrade = hyper::upgrade::on(request);

@@ -1,49 +1,82 @@
-//! Which groups got their first member here or lost their last, for whoever subscribes to them.
+//! Which groups and users got their first connection here or lost their last, for whoever subscribes to
+//! them.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::id::{GroupName, HubName};
+use super::push::Target;
+use crate::id::{GroupName, HubName, UserId};
 
-/// Groups that changed since they were last asked for: each once, so at most as many as there are and
-/// were meanwhile.
+/// What changed since it was last asked for: each once, so at most as many as there are and were
+/// meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     /// Without anybody who asks, nothing is kept.
-    is_watched: AtomicBool,
-    changed: Mutex<HashSet<(HubName, GroupName)>>,
+    watches_groups: AtomicBool,
+    watches_users: AtomicBool,
+    noted: Mutex<Noted>,
     news: Notify,
 }
 
+#[derive(Debug, Default)]
+struct Noted {
+    changed: HashSet<Changed>,
+    version: u64,
+}
+
+/// A group or a user of a hub.
+pub(super) type Changed = (HubName, Target);
+
 impl Changes {
-    pub(super) fn watch(&self) {
-        self.is_watched.store(true, Ordering::Release);
+    pub(super) fn watch(&self, groups: bool, users: bool) {
+        self.watches_groups.store(groups, Ordering::Release);
+        self.watches_users.store(users, Ordering::Release);
     }
 
-    pub(super) fn note(&self, hub: &HubName, group: &GroupName) {
-        if self.is_watched.load(Ordering::Acquire) {
-            let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
-            changed.insert((hub.clone(), group.clone()));
-            drop(changed);
-            self.news.notify_one();
+    pub(super) fn note_group(&self, hub: &HubName, group: &GroupName) {
+        if self.watches_groups.load(Ordering::Acquire) {
+            self.note((hub.clone(), Target::Group(group.clone())));
         }
     }
 
-    /// Waits for changes and takes them. Cancel safe.
-    pub(super) async fn next(&self) -> HashSet<(HubName, GroupName)> {
+    pub(super) fn note_user(&self, hub: &HubName, user: &UserId) {
+        if self.watches_users.load(Ordering::Acquire) {
+            self.note((hub.clone(), Target::User(user.clone())));
+        }
+    }
+
+    /// How often something has changed.
+    pub(super) fn version(&self) -> u64 {
+        self.lock().version
+    }
+
+    /// Waits for changes and takes them; all up to the version are among those that were taken so far.
+    /// Cancel safe.
+    pub(super) async fn next(&self) -> (HashSet<Changed>, u64) {
         loop {
-            let all = self.take();
-            if !all.is_empty() {
-                return all;
+            {
+                let mut noted = self.lock();
+                if !noted.changed.is_empty() {
+                    return (std::mem::take(&mut noted.changed), noted.version);
+                }
             }
             self.news.notified().await;
         }
     }
 
-    fn take(&self) -> HashSet<(HubName, GroupName)> {
-        std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
+    fn note(&self, changed: Changed) {
+        {
+            let mut noted = self.lock();
+            noted.changed.insert(changed);
+            noted.version += 1;
+        }
+        self.news.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -23,6 +23,9 @@ pub enum Command {
         #[serde(default)]
         exclude: HashSet<ConnectionId>,
     },
+    /// End them: newer connections of their users take their places.
+    #[serde(deserialize_with = "nothing_more")]
+    Evict,
     /// Join them to groups.
     Join {
         /// At most 1,000.
@@ -149,11 +152,21 @@ impl Command {
         Ok(command)
     }
 
-    /// Whether it is within its bounds.
+    /// The command as it is sent.
     ///
     /// # Errors
-    /// When it is not.
-    pub fn check(&self) -> Result<(), CommandError> {
+    /// When it is too large, or over its bounds.
+    pub(super) fn to_json(&self) -> Result<Vec<u8>, CommandError> {
+        self.check()?;
+        let json =
+            serde_json::to_vec(self).map_err(|error| CommandError::Form(error.to_string()))?;
+        match json.len() > COMMAND_MAX {
+            true => Err(CommandError::TooLarge { size: json.len(), maximum: COMMAND_MAX }),
+            false => Ok(json),
+        }
+    }
+
+    fn check(&self) -> Result<(), CommandError> {
         let at_most = |field, maximum, found| match found > maximum {
             true => Err(CommandError::TooMuch { field, found, maximum }),
             false => Ok(()),
@@ -174,6 +187,7 @@ impl Command {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Close { .. } => "close",
+            Self::Evict => "evict",
             Self::Join { .. } => "join",
             Self::Leave { .. } => "leave",
             Self::Info { .. } => "info",
@@ -192,6 +206,17 @@ impl CommandError {
             Self::TooLarge { .. } => "too-large",
             Self::Form(_) | Self::Code(_) | Self::TooMuch { .. } => "bad-request",
         }
+    }
+}
+
+impl Done {
+    /// Adds what came of it elsewhere.
+    pub(super) fn add(&mut self, other: Self) {
+        self.connections += other.connections;
+        self.changed += other.changed;
+        self.info.extend(other.info);
+        self.refused = self.refused.take().or(other.refused);
+        self.is_partial |= other.is_partial;
     }
 }
 

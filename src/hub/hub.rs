@@ -128,7 +128,7 @@ impl Hub {
             members.insert(member.peer.id, Arc::clone(member));
             if is_new {
                 self.shared.groups.inc();
-                self.shared.changes.note(&self.name, group);
+                self.shared.changes.note_group(&self.name, group);
             }
         }
         own.insert(group.clone());
@@ -158,6 +158,7 @@ impl Hub {
             let connections = shard.entry(user.clone()).or_default();
             if connections.is_empty() {
                 self.shared.users.inc();
+                self.shared.changes.note_user(&self.name, user);
             }
             connections.push(Arc::clone(member));
         }
@@ -176,6 +177,7 @@ impl Hub {
             if entry.get().is_empty() {
                 entry.remove();
                 self.shared.users.dec();
+                self.shared.changes.note_user(&self.name, user);
             }
         }
         self.connections.of(&member.peer.id).remove(&member.peer.id);
@@ -217,7 +219,7 @@ impl Hub {
             if is_empty {
                 entry.remove();
                 self.shared.groups.dec();
-                self.shared.changes.note(&self.name, group);
+                self.shared.changes.note_group(&self.name, group);
             }
         }
     }

@@ -9,18 +9,17 @@ use futures_util::stream::{self, AbortHandle, Abortable, SelectAll, Stream, Stre
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::answer::Answer;
 use super::hub::Hub;
+use super::node::Node;
 use super::received::{self, Refused, Scope};
-use crate::id::NodeId;
 use crate::metrics::Metrics;
-use crate::nats::{Delivery, Feed, Filter, LogLimit, Nats, Subjects, Subscription};
+use crate::nats::{Delivery, Filter, LogLimit, Subscription};
 
 /// Gives pushes to the hubs and answers them.
 #[derive(Debug)]
 pub(super) struct Intake {
-    node: NodeId,
-    feed: Feed,
-    subjects: Subjects,
+    node: Node,
     metrics: Metrics,
     refused: LogLimit,
 }
@@ -51,14 +50,8 @@ pub(super) fn source(origin: Origin, subscription: Subscription) -> (Source, Abo
 }
 
 impl Intake {
-    pub(super) fn new(node: NodeId, nats: &Nats, feed: &Feed, metrics: &Metrics) -> Self {
-        Self {
-            node,
-            feed: feed.clone(),
-            subjects: nats.subjects().clone(),
-            metrics: metrics.clone(),
-            refused: LogLimit::new(),
-        }
+    pub(super) fn new(node: Node, metrics: &Metrics) -> Self {
+        Self { node, metrics: metrics.clone(), refused: LogLimit::new() }
     }
 
     /// Takes all that comes from `newcomers`, until it is dropped.
@@ -77,9 +70,9 @@ impl Intake {
         match self.push(origin, &delivery) {
             Ok(deliveries) => {
                 if let Some(reply) = delivery.reply {
-                    let answer = format!("{{\"deliveries\":{deliveries}}}");
+                    let answer = Answer::push_json(self.node.id, deliveries);
                     let deadline = Instant::now() + ANSWER_TIMEOUT;
-                    if !self.feed.answer(reply, answer, deadline).await {
+                    if !self.node.feed.answer(reply, answer, deadline).await {
                         tracing::debug!(deliveries, "push not answered");
                     }
                 }
@@ -96,10 +89,10 @@ impl Intake {
 
     fn push(&self, origin: &Origin, delivery: &Delivery) -> Result<usize, Refused> {
         let target = origin.scope.target(origin.filter.rest(&delivery.subject))?;
-        if delivery.reply.as_ref().is_some_and(|reply| !self.subjects.is_inbox(reply)) {
+        if delivery.reply.as_ref().is_some_and(|reply| !self.node.subjects.is_inbox(reply)) {
             return Err(Refused::Reply);
         }
-        let push = received::read(target, delivery, self.node, Instant::now())?;
+        let push = received::read(target, delivery, self.node.id, Instant::now())?;
         let deliveries = origin.hub.push(&push);
         self.metrics.push(push.target.as_str(), deliveries);
         Ok(deliveries)

@@ -1,7 +1,8 @@
-//! Which pushes the node asks NATS for, so that NATS sends it those and no others.
+//! Which pushes and commands the node asks NATS for, so that NATS sends it those and no others.
 //!
-//! A hub's connections, users and all: from the moment that the node serves the hub. A group: from its
-//! first member here until a while after its last has left.
+//! Those to a hub's connections and to all, and every command: from the moment that the node serves the
+//! hub. Pushes to a group, or to a user: by one subscription to all of them, or by name from the first
+//! connection here until a while after the last has left.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -12,129 +13,182 @@ use futures_util::stream::AbortHandle;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::changes::Changed;
+use super::confirm::Confirmations;
+use super::control::Control;
 use super::hub::Hub;
 use super::intake::{Intake, Origin, Source, source};
 use super::linger::Lingering;
+use super::node::Node;
 use super::push::Target;
 use super::received::Scope;
+use super::roster::Roster;
 use super::table::Table;
-use crate::id::{GroupName, HubName, NodeId};
+use crate::config::{self, By};
+use crate::id::{HubName, NodeId};
 use crate::metrics::Metrics;
-use crate::nats::{Feed, Nats, Subjects};
+use crate::nats::{Channel, Nats};
 use crate::task::Tasks;
 
-/// The node's subscriptions to pushes. Clones share them.
+/// The node's subscriptions to pushes and commands. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Interest(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    node: NodeId,
+    node: Node,
     table: Table,
-    feed: Feed,
-    subjects: Subjects,
-    /// To the task that takes what comes.
-    sources: mpsc::Sender<Source>,
+    settings: config::Interest,
+    /// To the tasks that take what comes.
+    pushes: mpsc::Sender<Source>,
+    commands: mpsc::Sender<Source>,
     /// Those that are served. Held for an insertion.
     hubs: Mutex<HashSet<HubName>>,
+    confirmations: Confirmations,
 }
 
 /// Subscriptions on their way to the task that takes what comes. It takes them at once.
 const NEWCOMERS: usize = 64;
-/// How often groups are looked at that have lost their last member.
+/// How often groups and users are looked at that have lost their last connection.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a reload waits for the server to know of a new hub.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Interest {
-    /// Begins to follow the groups of `table`, and to give pushes to its hubs.
+    /// Begins to follow the groups and users of `table` as `settings` say, and to give pushes and
+    /// commands to its hubs.
     pub async fn start(
-        node: NodeId,
+        id: NodeId,
         nats: &Nats,
+        settings: config::Interest,
         table: &Table,
+        roster: &Roster,
         tasks: &Tasks,
         metrics: &Metrics,
     ) -> Self {
         let feed = nats.feed(tasks, metrics).await;
-        let (sources, newcomers) = mpsc::channel(NEWCOMERS);
-        table.watch_groups();
-        spawn(tasks, "pushes", Intake::new(node, nats, &feed, metrics).run(newcomers));
+        let node = Node { id, feed, subjects: nats.subjects().clone(), roster: roster.clone() };
+        let (pushes, new_pushes) = mpsc::channel(NEWCOMERS);
+        let (commands, new_commands) = mpsc::channel(NEWCOMERS);
+        table.changes().watch(settings.groups == By::Name, settings.users == By::Name);
         let interest = Self(Arc::new(Inner {
-            node,
+            node: node.clone(),
             table: table.clone(),
-            feed,
-            subjects: nats.subjects().clone(),
-            sources,
+            settings,
+            pushes,
+            commands,
             hubs: Mutex::default(),
+            confirmations: Confirmations::new(),
         }));
+        spawn(tasks, "pushes", Intake::new(node, metrics).run(new_pushes));
+        spawn(tasks, "commands", Control::new(interest.clone(), metrics).run(new_commands));
         spawn(tasks, "interest", interest.clone().follow());
+        let confirming = interest.clone();
+        spawn(tasks, "confirmations", async move {
+            confirming.0.confirmations.run(&confirming.0.node.feed).await;
+        });
         interest
     }
 
-    /// Asks for the pushes of hubs that the node serves from now on. While the connection is up, it
-    /// waits until the server knows; else the server is told as soon as there is one.
+    /// Asks for the pushes and commands of hubs that the node serves from now on. While the connection
+    /// is up, it waits until the server knows; else the server is told as soon as there is one.
     pub async fn open<'a>(&self, hubs: impl IntoIterator<Item = &'a HubName>) {
+        let config::Interest { groups, users } = self.0.settings;
+        let node = self.0.node.id;
         let mut are_new = false;
         for name in hubs {
             if !self.0.hubs.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
                 continue;
             }
             let hub = self.0.table.open(name);
-            for scope in [Scope::Connections(self.0.node), Scope::Users, Scope::All] {
-                self.subscribe(&hub, scope).await;
+            let users = (users == By::Wildcard).then_some(Scope::Users);
+            let groups = (groups == By::Wildcard).then_some(Scope::Groups);
+            let pushes = [Scope::Connections(node), Scope::All];
+            for scope in pushes.into_iter().chain(users).chain(groups) {
+                self.subscribe(&hub, scope, Channel::Out).await;
+            }
+            for scope in [Scope::Connections(node), Scope::Users, Scope::Groups, Scope::All] {
+                self.subscribe(&hub, scope, Channel::Ctl).await;
             }
             are_new = true;
         }
-        if are_new && self.0.feed.is_up() {
+        if are_new && self.0.node.feed.is_up() {
             let deadline = Instant::now() + CONFIRM_TIMEOUT;
-            if !self.0.feed.confirmed(deadline).await {
+            if !self.0.node.feed.confirmed(deadline).await {
                 tracing::warn!("NATS has not confirmed the subscriptions of a new hub");
             }
         }
     }
 
-    /// Subscribes to groups as they get members, and no more when they have had none for a while.
+    /// Waits until NATS knows of all groups and users that have connections here by now; false when it
+    /// is not known to, at the deadline. Cancel safe.
+    pub(super) async fn confirmed(&self, deadline: Instant) -> bool {
+        let version = self.0.table.changes().version();
+        self.0.confirmations.wait(version, deadline).await
+    }
+
+    /// Whether pushes to such a target come to every node.
+    pub(super) fn takes_all(&self, target: &Target) -> bool {
+        match target {
+            Target::User(_) => self.0.settings.users == By::Wildcard,
+            Target::Group(_) => self.0.settings.groups == By::Wildcard,
+            Target::Connection(_) | Target::All => true,
+        }
+    }
+
+    pub(super) fn node(&self) -> &Node {
+        &self.0.node
+    }
+
+    /// Subscribes to groups and users as they get connections, and no more when they have had none for
+    /// a while.
     async fn follow(self) {
-        let mut groups = Lingering::new();
+        let mut held = Lingering::new();
         let mut expiry = interval(EXPIRE_INTERVAL);
         expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                changed = self.0.table.changed_groups() => {
+                (changed, version) = self.0.table.changes().next() => {
                     for key in changed {
-                        self.look(&mut groups, key).await;
+                        self.look(&mut held, key).await;
                     }
+                    self.0.confirmations.subscribed(version);
                 }
                 _ = expiry.tick() => {
-                    groups.expire(Instant::now()).for_each(|handle: AbortHandle| handle.abort());
+                    held.expire(Instant::now()).for_each(|handle: AbortHandle| handle.abort());
                 }
             }
         }
     }
 
-    /// Looks at a group whose first member may have come, or whose last may have left.
-    async fn look(
-        &self,
-        groups: &mut Lingering<(HubName, GroupName), AbortHandle>,
-        key: (HubName, GroupName),
-    ) {
+    /// Looks at a group or a user whose first connection may have come, or whose last may have left.
+    async fn look(&self, held: &mut Lingering<Changed, AbortHandle>, key: Changed) {
         let Some(hub) = self.0.table.hub(&key.0) else { return };
-        if hub.count(&Target::Group(key.1.clone())) == 0 {
-            groups.release(&key, Instant::now());
-        } else if !groups.needs(&key) {
-            let handle = self.subscribe(&hub, Scope::Group(key.1.clone())).await;
-            groups.hold(key, handle);
+        if hub.count(&key.1) == 0 {
+            held.release(&key, Instant::now());
+        } else if !held.needs(&key) {
+            let scope = match key.1.clone() {
+                Target::Group(group) => Scope::Group(group),
+                Target::User(user) => Scope::User(user),
+                Target::Connection(_) | Target::All => return,
+            };
+            let handle = self.subscribe(&hub, scope, Channel::Out).await;
+            held.hold(key, handle);
         }
     }
 
     /// The handle ends the subscription.
-    async fn subscribe(&self, hub: &Arc<Hub>, scope: Scope) -> AbortHandle {
-        let filter = scope.filter(&self.0.subjects, hub.name());
-        let subscription = self.0.feed.subscribe(filter.clone()).await;
+    async fn subscribe(&self, hub: &Arc<Hub>, scope: Scope, channel: Channel) -> AbortHandle {
+        let filter = scope.filter(&self.0.node.subjects, hub.name(), channel);
+        let subscription = self.0.node.feed.subscribe(filter.clone()).await;
         let origin = Origin { hub: Arc::clone(hub), scope, filter };
         let (source, handle) = source(origin, subscription);
+        let taker = match channel {
+            Channel::Out => &self.0.pushes,
+            Channel::Ctl => &self.0.commands,
+        };
         // The task that takes it ends with the node only.
-        let _ = self.0.sources.send(source).await;
+        let _ = taker.send(source).await;
         handle
     }
 }
@@ -159,22 +213,27 @@ mod tests {
     use super::*;
     use crate::config::{AuthMode, Limits, Route};
     use crate::event::Peer;
+    use crate::id::GroupName;
     use crate::nats::testing::{NatsServer, within};
 
     /// Pushes to the group until it is answered as `expected`; none when nobody listens.
-    async fn answered(client: &async_nats::Client, expected: Option<&str>) {
+    async fn answered(client: &async_nats::Client, expected: Option<u64>) {
         let deadline = within(10);
         loop {
             let request = Request::new().payload("x".into()).timeout(Some(Duration::from_secs(1)));
             let asked = client.send_request("moorline.default.out.group.red", request).await;
             let answer = match asked {
-                Ok(answer) => Some(String::from_utf8(answer.payload.to_vec()).unwrap()),
+                Ok(answer) => {
+                    let answer: serde_json::Value =
+                        serde_json::from_slice(&answer.payload).unwrap();
+                    answer["deliveries"].as_u64()
+                }
                 Err(error) if error.kind() == NoResponders => None,
                 // It came just when the group was let go.
                 Err(error) if error.kind() == TimedOut => continue,
                 Err(error) => panic!("{error}"),
             };
-            if answer.as_deref() == expected {
+            if answer == expected {
                 return;
             }
             assert!(Instant::now() < deadline, "{answer:?} instead of {expected:?}");
@@ -187,25 +246,27 @@ mod tests {
         let (server, metrics, tasks) = (NatsServer::start(), Metrics::new(), Tasks::new());
         let (nats, client) = (server.nats(&metrics).await, server.client().await);
         let table = Table::new(&Limits::default(), &metrics);
-        let node = NodeId::random();
-        let interest = Interest::start(node, &nats, &table, &tasks, &metrics).await;
+        let (node, roster) = (NodeId::random(), Roster::default());
+        let settings = config::Interest::default();
+        let interest =
+            Interest::start(node, &nats, settings, &table, &roster, &tasks, &metrics).await;
         interest.open([&HubName::default()]).await;
         let (member, _mailbox) = table.register(&Peer::on(Route::new("/ws", AuthMode::None), None));
         let red = GroupName::new("red").unwrap();
         answered(&client, None).await;
         for _ in 0..2 {
             member.join(&red).unwrap();
-            answered(&client, Some("{\"deliveries\":1}")).await;
+            answered(&client, Some(1)).await;
             member.leave(&red);
-            answered(&client, Some("{\"deliveries\":0}")).await;
+            answered(&client, Some(0)).await;
             // What comes back in time is never let go.
             tokio::time::pause();
             tokio::time::advance(LINGER / 2).await;
             tokio::time::resume();
             member.join(&red).unwrap();
-            answered(&client, Some("{\"deliveries\":1}")).await;
+            answered(&client, Some(1)).await;
             member.leave(&red);
-            answered(&client, Some("{\"deliveries\":0}")).await;
+            answered(&client, Some(0)).await;
             tokio::time::pause();
             tokio::time::advance(LINGER + EXPIRE_INTERVAL).await;
             tokio::time::resume();

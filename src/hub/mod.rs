@@ -1,11 +1,13 @@
 //! Who is connected to this node, by connection, user and group, and the way to tell them something.
 //!
 //! ```text
-//! NATS -> intake -> push -> hub -> members -> handle -> outbox -> (the connection's own task) -> client
+//! NATS -> intake  -> push    -> hub -> members -> handle -> outbox -> (the connection's own task) -> client
+//! NATS -> control -> command -> hub -> members -> handle -> wish   -> (the connection's own task)
 //! ```
 //!
-//! Nothing here waits: a push ends in outboxes, which are bounded, and a slow client costs nobody else
-//! anything.
+//! A push waits for nobody: it ends in outboxes, which are bounded, and a slow client costs nobody else
+//! anything. Whoever is inside and wants something of connections, wherever they are, goes to the fleet:
+//! over NATS when there are many nodes, straight to the hub when there is one.
 
 mod outbox;
 mod handle;
@@ -17,11 +19,16 @@ mod changes;
 mod hub;
 mod obey;
 mod table;
+mod roster;
+mod node;
 mod received;
+mod answer;
 mod intake;
 mod linger;
+mod confirm;
 mod interest;
-mod roster;
+mod control;
+mod ask;
 mod fleet;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use crate::id::{ConnectionId, GroupName, UserId};
 use crate::message::Message;
 
 /// Connections of one hub.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
     /// One connection.
     Connection(ConnectionId),

@@ -9,15 +9,19 @@ use tokio::time::Instant;
 use super::push::{Push, Target};
 use crate::id::{ConnectionId, GroupName, HubName, NodeId, UserId};
 use crate::message::{Kind, Message};
-use crate::nats::{Delivery, Filter, Subjects};
+use crate::nats::{Channel, Delivery, Filter, Subjects};
 
-/// Which pushes of a hub one subscription takes.
+/// Whom that is for which one subscription takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Scope {
     /// To connections of the node.
     Connections(NodeId),
     /// To users.
     Users,
+    /// To one user.
+    User(UserId),
+    /// To groups.
+    Groups,
     /// To one group.
     Group(GroupName),
     /// To all connections.
@@ -52,16 +56,18 @@ struct Fields<'a> {
 
 impl Scope {
     /// What to subscribe to.
-    pub(super) fn filter(&self, subjects: &Subjects, hub: &HubName) -> Filter {
+    pub(super) fn filter(&self, subjects: &Subjects, hub: &HubName, channel: Channel) -> Filter {
         match self {
-            Self::Connections(node) => subjects.push_connections(hub, *node),
-            Self::Users => subjects.push_users(hub),
-            Self::Group(group) => subjects.push_group(hub, group),
-            Self::All => subjects.push_all(hub),
+            Self::Connections(node) => subjects.connections(hub, channel, *node),
+            Self::Users => subjects.users(hub, channel),
+            Self::User(user) => subjects.user(hub, channel, user).into(),
+            Self::Groups => subjects.groups(hub, channel),
+            Self::Group(group) => subjects.group(hub, channel, group).into(),
+            Self::All => subjects.all(hub, channel).into(),
         }
     }
 
-    /// Whom a push is for whose subject ends with `rest`.
+    /// Whom that is for whose subject ends with `rest`.
     pub(super) fn target(&self, rest: &str) -> Result<Target, Refused> {
         Ok(match self {
             Self::Connections(node) => {
@@ -69,6 +75,8 @@ impl Scope {
                 Target::Connection(id)
             }
             Self::Users => Target::User(UserId::from_token(rest).map_err(|_| Refused::Name)?),
+            Self::User(user) => Target::User(user.clone()),
+            Self::Groups => Target::Group(GroupName::from_token(rest).map_err(|_| Refused::Name)?),
             Self::Group(group) => Target::Group(group.clone()),
             Self::All => Target::All,
         })
@@ -233,6 +241,10 @@ mod tests {
             assert_eq!(Scope::Users.target(bad), Err(Refused::Name), "{bad}");
         }
         let group = GroupName::new("a.b").unwrap();
+        assert_eq!(Scope::Groups.target("a=2Eb"), Ok(Target::Group(group.clone())));
+        assert_eq!(Scope::Groups.target("a.b"), Err(Refused::Name));
+        let ann = UserId::new("ann").unwrap();
+        assert_eq!(Scope::User(ann.clone()).target(""), Ok(Target::User(ann)));
         assert_eq!(Scope::Group(group.clone()).target(""), Ok(Target::Group(group)));
         assert_eq!(Scope::All.target(""), Ok(Target::All));
     }

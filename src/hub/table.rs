@@ -1,6 +1,6 @@
 //! All connections of the node, by hub.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::changes::Changes;
@@ -91,14 +91,9 @@ impl Table {
         self.len() == 0
     }
 
-    /// From now on keeps in mind which groups get their first member here or lose their last.
-    pub fn watch_groups(&self) {
-        self.0.shared.changes.watch();
-    }
-
-    /// Waits until groups have got their first member or lost their last, or may have. Cancel safe.
-    pub async fn changed_groups(&self) -> HashSet<(HubName, GroupName)> {
-        self.0.shared.changes.next().await
+    /// Which groups and users get their first connection here or lose their last.
+    pub(super) fn changes(&self) -> &Changes {
+        &self.0.shared.changes
     }
 
     /// A hub that the node serves from now on, also one that nobody is in yet.

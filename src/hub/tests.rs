@@ -160,11 +160,11 @@ async fn a_push_that_comes_too_late_is_not_sent() {
 }
 
 #[tokio::test]
-async fn changes_of_groups_are_told_once_and_only_to_who_asks() {
+async fn changes_are_told_once_and_only_to_who_asks() {
     let scene = Scene::new();
     let ann = scene.connect(None);
     ann.registered.join(&group("before")).unwrap();
-    scene.table.watch_groups();
+    scene.table.changes().watch(true, false);
     let bob = scene.connect(None);
     for name in ["a", "b"] {
         ann.registered.join(&group(name)).unwrap();
@@ -172,10 +172,14 @@ async fn changes_of_groups_are_told_once_and_only_to_who_asks() {
     }
     ann.registered.leave(&group("a"));
     bob.registered.leave(&group("a"));
-    let mut changed: Vec<_> = scene.table.changed_groups().await.into_iter().collect();
-    changed.sort_by(|a, b| a.1.cmp(&b.1));
-    let named = |name| (HubName::default(), group(name));
-    assert_eq!(changed, [named("a"), named("b")]);
+    let named = |name| (HubName::default(), Target::Group(group(name)));
+    let (changed, version) = scene.table.changes().next().await;
+    assert_eq!(changed, HashSet::from([named("a"), named("b")]));
+    assert_eq!((version, scene.table.changes().version()), (3, 3));
+    scene.table.changes().watch(true, true);
+    drop(scene.connect(Some("ann")));
+    let ann = (HubName::default(), Target::User(UserId::new("ann").unwrap()));
+    assert_eq!(scene.table.changes().next().await, (HashSet::from([ann]), 5));
 }
 
 /// Joins, leaves, pushes and ends at the same time: after a join every push arrives, after a leave

@@ -129,6 +129,18 @@ pub(super) fn register() -> Metrics {
             "Pushes that were given to nobody, because they break the contract.",
             &["reason"],
         ),
+        commands: counters(
+            r,
+            "commands_total",
+            "Commands that this node has obeyed.",
+            &["command"],
+        ),
+        commands_refused: counters(
+            r,
+            "commands_refused_total",
+            "Commands that this node has not obeyed.",
+            &["reason"],
+        ),
         handshakes: counters(
             r,
             "handshakes_total",
@@ -239,6 +251,12 @@ pub(super) fn register() -> Metrics {
     }
     for reason in ["name", "header", "ttl", "reply"] {
         metrics.pushes_refused.with_label_values(&[reason]);
+    }
+    for command in ["close", "join", "leave", "info", "count", "refresh", "trace"] {
+        metrics.commands.with_label_values(&[command]);
+    }
+    for reason in ["bad-request", "too-large", "gone", "reply"] {
+        metrics.commands_refused.with_label_values(&[reason]);
     }
     for result in ["ok", "failed"] {
         metrics.config_reloads.with_label_values(&[result]);

@@ -39,6 +39,8 @@ pub struct Metrics {
     pushes: IntCounterVec,
     push_deliveries: IntCounterVec,
     pushes_refused: IntCounterVec,
+    commands: IntCounterVec,
+    commands_refused: IntCounterVec,
     handshakes: IntCounterVec,
     handshake_duration: HistogramVec,
     tls_handshakes: IntCounterVec,
@@ -148,6 +150,16 @@ impl Metrics {
     /// A push was refused: `name`, `header`, `ttl` or `reply` is what breaks the contract.
     pub fn push_refused(&self, reason: &'static str) {
         self.pushes_refused.with_label_values(&[reason]).inc();
+    }
+
+    /// A command over NATS was obeyed.
+    pub fn command(&self, command: &'static str) {
+        self.commands.with_label_values(&[command]).inc();
+    }
+
+    /// A command was refused: `bad-request`, `too-large`, `gone` or `reply` says why.
+    pub fn command_refused(&self, reason: &'static str) {
+        self.commands_refused.with_label_values(&[reason]).inc();
     }
 
     /// When the certificate at this place in the config ends, in seconds since 1970.

@@ -26,7 +26,7 @@ use crate::task::{Backoff, Tasks};
 /// The node's connection for subscriptions. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Feed {
-    link: Arc<Link>,
+    pub(super) link: Arc<Link>,
     /// Apart from that of the connections for requests: it is no way for a request.
     status: Arc<Status>,
 }
@@ -73,7 +73,7 @@ impl Feed {
         let servers = options.servers.clone();
         let connect = options.connect.clone().subscription_capacity(CAPACITY);
         let connect = connect.name(format!("moorline {node} feed"));
-        let status = Arc::new(Status::new(metrics));
+        let status = Arc::new(Status::of_feed(metrics));
         let options = Arc::new(Options { servers, connect });
         let link = Link::new(index, node, options, Arc::clone(&status));
         let replies = link.open().await;
@@ -127,6 +127,12 @@ impl Feed {
         self.status.gaps()
     }
 
+    /// The most bytes of headers and payload together that the server takes.
+    #[must_use]
+    pub fn max_payload(&self) -> usize {
+        self.link.max_payload().unwrap_or(usize::MAX)
+    }
+
     /// Whether the connection is up.
     #[must_use]
     pub fn is_up(&self) -> bool {
@@ -165,8 +171,8 @@ impl Delivery {
 mod tests {
     use super::*;
     use crate::id::{GroupName, HubName};
-    use crate::nats::Nats;
     use crate::nats::testing::{NatsServer, until, within};
+    use crate::nats::{Channel, Nats};
 
     struct Scene {
         server: NatsServer,
@@ -185,7 +191,8 @@ mod tests {
 
         async fn subscribe(&self, group: &str) -> Subscription {
             let group = GroupName::new(group).unwrap();
-            let filter = self.nats.subjects().push_group(&HubName::default(), &group);
+            let subjects = self.nats.subjects();
+            let filter = subjects.group(&HubName::default(), Channel::Out, &group).into();
             let subscription = self.feed.subscribe(filter).await;
             assert!(self.feed.confirmed(within(10)).await);
             subscription

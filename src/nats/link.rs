@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::options::Options;
-use super::slots::{Slots, Ticket};
+use super::slots::{Replies, Slots, Ticket};
 use super::status::Status;
 use super::{INBOX, Reply, RequestError, Subject};
 use crate::id::NodeId;
@@ -143,7 +143,7 @@ impl Link {
             let subject = message.subject.clone();
             let token = subject.strip_prefix(self.inbox.as_str()).unwrap_or_default();
             if !self.slots.answer(token, Reply::of_message(message)) {
-                self.status.late_replies.inc();
+                self.status.was_late();
             }
         }
     }
@@ -188,13 +188,14 @@ impl Link {
     /// Publishes a request once there is room for it, unless the connection goes away before.
     pub(super) async fn send(
         &self,
+        replies: Replies,
         subject: &Subject,
         headers: HeaderMap,
         payload: Bytes,
         deadline: Instant,
     ) -> Result<Pending, RequestError> {
         let client = self.connected_client().ok_or(RequestError::NotConnected)?;
-        let ticket = self.slots.take()?;
+        let ticket = self.slots.take(replies)?;
         let (subject, reply, size) = (subject.to_nats(), self.inbox_of(&ticket), payload.len());
         let publish = pin!(client.publish_with_reply_and_headers(subject, reply, headers, payload));
         let published = published(&ticket, &client, publish, size);
@@ -206,45 +207,11 @@ impl Link {
     /// comes back every subscription that was asked for before is in force.
     pub(super) async fn send_round(&self, deadline: Instant) -> Result<Pending, RequestError> {
         let client = self.connected_client().ok_or(RequestError::NotConnected)?;
-        let ticket = self.slots.take()?;
+        let ticket = self.slots.take(Replies::One)?;
         let publish = pin!(client.publish(self.inbox_of(&ticket), Bytes::new()));
         let published = published(&ticket, &client, publish, 0);
         timeout_at(deadline, published).await.unwrap_or(Err(RequestError::Full))?;
         Ok(Pending { ticket })
-    }
-
-    /// Publishes a request that many messages answer: all of them, `most` at the utmost, to the one that
-    /// is the last. Cancel safe.
-    pub(super) async fn request_many(
-        &self,
-        subject: &Subject,
-        payload: Bytes,
-        is_last: fn(&async_nats::Message) -> bool,
-        most: usize,
-        deadline: Instant,
-    ) -> Result<Vec<async_nats::Message>, RequestError> {
-        let client = self.connected_client().ok_or(RequestError::NotConnected)?;
-        // One token more than the wildcard of the inbox lets through.
-        let reply = format!("{}many.{:016x}", self.inbox, rand::random::<u64>());
-        let asked = async {
-            let gone = |_| RequestError::NotConnected;
-            let mut answers = client.subscribe(reply.clone()).await.map_err(gone)?;
-            let published = client.publish_with_reply(subject.to_nats(), reply, payload).await;
-            published.map_err(|_| RequestError::NotConnected)?;
-            let mut all = Vec::new();
-            while let Some(message) = answers.next().await {
-                if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
-                    return Err(RequestError::NoResponders);
-                }
-                let is_over = is_last(&message) || all.len() + 1 >= most;
-                all.push(message);
-                if is_over {
-                    return Ok(all);
-                }
-            }
-            Err(RequestError::Lost)
-        };
-        timeout_at(deadline, asked).await.unwrap_or(Err(RequestError::TimedOut))
     }
 
     /// Publishes what nobody answers; false when it was not, until `deadline`.

@@ -8,6 +8,7 @@ mod subject;
 mod options;
 mod link;
 mod feed;
+mod gather;
 mod store;
 mod slots;
 mod status;
@@ -26,11 +27,12 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use feed::{Delivery, Feed, Subscription};
+pub use gather::Answers;
 pub use link::Pending;
 pub use log_limit::LogLimit;
 pub(crate) use store::REQUEST_TIMEOUT;
 pub use store::{Bucket, Key, Page, Record, Revision, Store, StoreError};
-pub use subject::{Filter, Subject, SubjectError, Subjects};
+pub use subject::{Channel, Filter, Subject, SubjectError, Subjects};
 
 use crate::config;
 use crate::id::{ConnectionId, NodeId};
@@ -38,6 +40,7 @@ use crate::metrics::Metrics;
 use crate::task::Tasks;
 use link::Link;
 use options::Options;
+use slots::Replies;
 use status::Status;
 
 /// The node's way to NATS. Clones share it.
@@ -242,7 +245,7 @@ impl Nats {
         deadline: Instant,
     ) -> Result<Pending, RequestError> {
         let link = self.pick(key).ok_or(RequestError::NotConnected)?;
-        link.send(subject, headers, payload, deadline).await
+        link.send(Replies::One, subject, headers, payload, deadline).await
     }
 
     /// The subjects below the configured prefix.

@@ -4,6 +4,7 @@
 //! A slot lives exactly as long as its [`Ticket`]: dropping the ticket frees it, whatever became of
 //! the request. Nothing is allocated for a request: the reply is put down in the slot itself.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -42,6 +43,24 @@ enum State {
     Lost,
     /// The reply was taken.
     Taken,
+    /// There may be many replies.
+    Gathering(Box<Gathering>),
+}
+
+/// How many replies a request may have.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Replies {
+    One,
+    Many,
+}
+
+/// What has come so far, of many replies to one request.
+#[derive(Debug, Default)]
+struct Gathering {
+    replies: VecDeque<Reply>,
+    waker: Option<Waker>,
+    /// Whether the connection went away, and nothing more comes.
+    is_lost: bool,
 }
 
 /// A request's place. Frees the slot on drop.
@@ -54,6 +73,8 @@ pub(super) struct Ticket {
 
 /// Requests that wait on one connection; far more than a node has clients, yet a bound.
 const MAX_PENDING: usize = 1 << 20;
+/// Replies to one request that wait until somebody looks: no fleet has more nodes.
+const MAX_REPLIES: usize = 1024;
 /// Hex digits of a place and a nonce.
 const TOKEN_LEN: usize = 8 + 16;
 
@@ -62,7 +83,11 @@ impl Slots {
     ///
     /// # Errors
     /// `NotConnected` while the connection is down, `Full` when every slot is taken.
-    pub(super) fn take(self: &Arc<Self>) -> Result<Ticket, RequestError> {
+    pub(super) fn take(self: &Arc<Self>, replies: Replies) -> Result<Ticket, RequestError> {
+        let state = match replies {
+            Replies::One => State::Waiting(None),
+            Replies::Many => State::Gathering(Box::default()),
+        };
         let nonce = rand::random();
         let mut inner = self.lock();
         if !inner.is_open {
@@ -71,7 +96,7 @@ impl Slots {
         if inner.slots.len() >= MAX_PENDING {
             return Err(RequestError::Full);
         }
-        let place = inner.slots.insert(Slot { nonce, state: State::Waiting(None) });
+        let place = inner.slots.insert(Slot { nonce, state });
         drop(inner);
         let place = u32::try_from(place).unwrap_or(u32::MAX);
         Ok(Ticket { slots: Arc::clone(self), place, nonce })
@@ -83,9 +108,18 @@ impl Slots {
         let mut inner = self.lock();
         let slot = inner.slots.get_mut(place as usize).filter(|slot| slot.nonce == nonce);
         let Some(Slot { state, .. }) = slot else { return false };
-        let State::Waiting(waker) = state else { return false };
-        let waker = waker.take();
-        *state = State::Answered(reply);
+        let waker = match state {
+            State::Waiting(waker) => {
+                let waker = waker.take();
+                *state = State::Answered(reply);
+                waker
+            }
+            State::Gathering(all) if !all.is_lost && all.replies.len() < MAX_REPLIES => {
+                all.replies.push_back(reply);
+                all.waker.take()
+            }
+            _ => return false,
+        };
         drop(inner);
         if let Some(waker) = waker {
             waker.wake();
@@ -106,10 +140,18 @@ impl Slots {
         let mut ended = 0;
         let mut wakers = Vec::new();
         for (_, slot) in &mut inner.slots {
-            if let State::Waiting(waker) = &mut slot.state {
-                wakers.extend(waker.take());
-                slot.state = State::Lost;
-                ended += 1;
+            match &mut slot.state {
+                State::Waiting(waker) => {
+                    wakers.extend(waker.take());
+                    slot.state = State::Lost;
+                    ended += 1;
+                }
+                State::Gathering(all) if !all.is_lost => {
+                    wakers.extend(all.waker.take());
+                    all.is_lost = true;
+                    ended += 1;
+                }
+                _ => {}
             }
         }
         drop(inner);
@@ -137,7 +179,7 @@ impl Ticket {
     /// The length of [`write_token`](Self::write_token)'s text.
     pub(super) const TOKEN_LEN: usize = TOKEN_LEN;
 
-    /// The reply, or `Lost` when the connection went away first.
+    /// The reply, or the next of many; `Lost` when the connection went away first.
     pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<Result<Reply, RequestError>> {
         let mut inner = self.slots.lock();
         let Some(slot) = inner.slots.get_mut(self.place as usize) else {
@@ -156,6 +198,14 @@ impl Ticket {
                 _ => Poll::Ready(Err(RequestError::Lost)),
             },
             State::Lost | State::Taken => Poll::Ready(Err(RequestError::Lost)),
+            State::Gathering(all) => match all.replies.pop_front() {
+                Some(reply) => Poll::Ready(Ok(reply)),
+                None if all.is_lost => Poll::Ready(Err(RequestError::Lost)),
+                None => {
+                    all.waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            },
         }
     }
 
@@ -167,8 +217,12 @@ impl Ticket {
                 *waker = Some(cx.waker().clone());
                 Poll::Pending
             }
+            Some(State::Gathering(all)) if !all.is_lost => {
+                all.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
             Some(State::Answered(_) | State::Taken) => Poll::Pending,
-            Some(State::Lost) | None => Poll::Ready(()),
+            Some(State::Lost | State::Gathering(_)) | None => Poll::Ready(()),
         }
     }
 }
@@ -214,7 +268,7 @@ mod tests {
     #[test]
     fn a_reply_finds_its_request_once() {
         let slots = open();
-        let (a, b) = (slots.take().unwrap(), slots.take().unwrap());
+        let (a, b) = (slots.take(Replies::One).unwrap(), slots.take(Replies::One).unwrap());
         assert!(poll(&a).is_pending());
         assert!(slots.answer(&token(&b), Reply::of("for b")));
         assert!(!slots.answer(&token(&b), Reply::of("again")), "a second reply is late");
@@ -228,10 +282,10 @@ mod tests {
     #[test]
     fn a_slot_that_is_used_again_refuses_replies_to_its_former_request() {
         let slots = open();
-        let first = slots.take().unwrap();
+        let first = slots.take(Replies::One).unwrap();
         let old = token(&first);
         drop(first);
-        let second = slots.take().unwrap();
+        let second = slots.take(Replies::One).unwrap();
         assert_eq!(second.place, 0, "the slot is used again");
         assert!(!slots.answer(&old, Reply::of("late")));
         assert!(poll(&second).is_pending());
@@ -240,7 +294,7 @@ mod tests {
     #[test]
     fn hostile_tokens_are_nobodys() {
         let slots = open();
-        let ticket = slots.take().unwrap();
+        let ticket = slots.take(Replies::One).unwrap();
         let good = token(&ticket);
         let mut bad = vec![
             String::new(),
@@ -269,22 +323,51 @@ mod tests {
     #[test]
     fn a_lost_connection_ends_all_and_lets_none_in() {
         let slots = open();
-        let tickets: Vec<_> = (0..3).map(|_| slots.take().unwrap()).collect();
+        let tickets: Vec<_> = (0..3).map(|_| slots.take(Replies::One).unwrap()).collect();
         assert!(slots.answer(&token(&tickets[2]), Reply::of("in time")));
         assert_eq!(slots.close(), 2);
         assert!(matches!(poll(&tickets[0]), Poll::Ready(Err(RequestError::Lost))));
         assert!(matches!(poll(&tickets[1]), Poll::Ready(Err(RequestError::Lost))));
         assert!(matches!(poll(&tickets[2]), Poll::Ready(Ok(_))));
-        assert!(matches!(slots.take(), Err(RequestError::NotConnected)));
+        assert!(matches!(slots.take(Replies::One), Err(RequestError::NotConnected)));
         drop(tickets);
         assert_eq!(slots.len(), 0);
+    }
+
+    #[test]
+    fn many_replies_come_in_their_order_and_those_before_a_loss_count() {
+        let slots = open();
+        let (all, other) = (slots.take(Replies::Many).unwrap(), slots.take(Replies::Many).unwrap());
+        let lost = || all.poll_lost(&Context::from_waker(Waker::noop()));
+        assert!(poll(&all).is_pending() && lost().is_pending());
+        for text in ["a", "b", "c"] {
+            assert!(slots.answer(&token(&all), Reply::of(text)));
+        }
+        assert!(matches!(poll(&all), Poll::Ready(Ok(reply)) if reply.payload == "a"));
+        assert_eq!(slots.close(), 2);
+        assert!(lost().is_ready());
+        assert!(!slots.answer(&token(&all), Reply::of("late")));
+        assert!(matches!(poll(&all), Poll::Ready(Ok(reply)) if reply.payload == "b"));
+        assert!(matches!(poll(&all), Poll::Ready(Ok(reply)) if reply.payload == "c"));
+        assert!(matches!(poll(&all), Poll::Ready(Err(RequestError::Lost))));
+        assert!(matches!(poll(&other), Poll::Ready(Err(RequestError::Lost))));
+        drop((all, other));
+        assert_eq!(slots.len(), 0);
+    }
+
+    #[test]
+    fn replies_that_nobody_looks_at_are_bounded() {
+        let slots = open();
+        let all = slots.take(Replies::Many).unwrap();
+        let taken = (0..2 * MAX_REPLIES).filter(|_| slots.answer(&token(&all), Reply::of("x")));
+        assert_eq!(taken.count(), MAX_REPLIES);
     }
 
     proptest::proptest! {
         #[test]
         fn any_token_is_safe(token in "\\PC{0,40}|[0-9a-f]{24}") {
             let slots = open();
-            let _ticket = slots.take().unwrap();
+            let _ticket = slots.take(Replies::One).unwrap();
             proptest::prop_assert!(!slots.answer(&token, Reply::of("x")));
         }
     }

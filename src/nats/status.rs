@@ -23,7 +23,8 @@ pub(super) struct Status {
     connected: IntGauge,
     reconnects: IntCounter,
     slow_consumer: IntCounter,
-    pub(super) late_replies: IntCounter,
+    /// None where it means nothing: who asks many does not wait for the last.
+    late_replies: Option<IntCounter>,
     /// Before the log lines of each kind of trouble, for each may come in floods.
     failed: LogLimit,
     slow: LogLimit,
@@ -40,11 +41,16 @@ impl Status {
             connected: metrics.nats_connected().clone(),
             reconnects: metrics.nats_reconnects().clone(),
             slow_consumer: metrics.nats_slow_consumer().clone(),
-            late_replies: metrics.late_replies().clone(),
+            late_replies: Some(metrics.late_replies().clone()),
             failed: LogLimit::new(),
             slow: LogLimit::new(),
             refused: LogLimit::new(),
         }
+    }
+
+    /// That of a connection on which many are asked at once.
+    pub(super) fn of_feed(metrics: &Metrics) -> Self {
+        Self { late_replies: None, ..Self::new(metrics) }
     }
 
     /// Ends when a connection is up.
@@ -97,6 +103,11 @@ impl Status {
         if let Some(left_out) = self.refused.admit(Instant::now()) {
             tracing::warn!(connection, error, left_out, "NATS server reported an error");
         }
+    }
+
+    /// A reply came that nobody waits for any more.
+    pub(super) fn was_late(&self) {
+        self.late_replies.iter().for_each(IntCounter::inc);
     }
 
     /// Messages were dropped, because we did not take them fast enough.

@@ -5,7 +5,7 @@
 use std::{fmt, sync::Arc};
 
 use crate::config::EventKind;
-use crate::id::{GroupName, HubName, NodeId};
+use crate::id::{ConnectionId, GroupName, HubName, NodeId, UserId};
 
 /// A subject that can be published to: no wildcard, no empty token, no white space.
 #[derive(Clone, PartialEq, Eq)]
@@ -14,6 +14,15 @@ pub struct Subject(async_nats::Subject);
 /// What a subscription is for: a subject, or all subjects that go on with one more token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Filter(async_nats::Subject);
+
+/// What connections, users and groups are told on subjects of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    /// Pushes to their clients.
+    Out,
+    /// Commands about them.
+    Ctl,
+}
 
 /// The subjects below one prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +81,21 @@ impl Filter {
     }
 }
 
+impl From<Subject> for Filter {
+    fn from(subject: Subject) -> Self {
+        Self(subject.0)
+    }
+}
+
+impl Channel {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Out => "out",
+            Self::Ctl => "ctl",
+        }
+    }
+}
+
 impl Subjects {
     /// Checks and keeps `prefix`.
     ///
@@ -93,33 +117,50 @@ impl Subjects {
         Subject(format!("{}.{hub}.in.{}", self.prefix, kind.as_str()).into())
     }
 
-    /// Pushes to connections of the node; the wildcard is the second token of the connection's id.
+    /// To a connection.
     #[must_use]
-    pub fn push_connections(&self, hub: &HubName, node: NodeId) -> Filter {
-        self.push(hub, format_args!("conn.{node}.*"))
+    pub fn connection(&self, hub: &HubName, channel: Channel, id: ConnectionId) -> Subject {
+        self.of(hub, channel, format_args!("conn.{id}"))
     }
 
-    /// Pushes to users; the wildcard is the user's token. A subscription costs some 5 KiB, and a node
-    /// has about as many users as connections.
+    /// To the connections of a user.
     #[must_use]
-    pub fn push_users(&self, hub: &HubName) -> Filter {
-        self.push(hub, format_args!("user.*"))
+    pub fn user(&self, hub: &HubName, channel: Channel, user: &UserId) -> Subject {
+        self.of(hub, channel, format_args!("user.{}", user.token()))
     }
 
-    /// Pushes to a group.
+    /// To the members of a group.
     #[must_use]
-    pub fn push_group(&self, hub: &HubName, group: &GroupName) -> Filter {
-        self.push(hub, format_args!("group.{}", group.token()))
+    pub fn group(&self, hub: &HubName, channel: Channel, group: &GroupName) -> Subject {
+        self.of(hub, channel, format_args!("group.{}", group.token()))
     }
 
-    /// Pushes to all connections of the hub.
+    /// To all connections of the hub.
     #[must_use]
-    pub fn push_all(&self, hub: &HubName) -> Filter {
-        self.push(hub, format_args!("all"))
+    pub fn all(&self, hub: &HubName, channel: Channel) -> Subject {
+        self.of(hub, channel, format_args!("all"))
     }
 
-    fn push(&self, hub: &HubName, target: fmt::Arguments<'_>) -> Filter {
-        Filter(format!("{}.{hub}.out.{target}", self.prefix).into())
+    /// To each connection of the node; the wildcard is the second token of the connection's id.
+    #[must_use]
+    pub fn connections(&self, hub: &HubName, channel: Channel, node: NodeId) -> Filter {
+        Filter(self.of(hub, channel, format_args!("conn.{node}.*")).0)
+    }
+
+    /// To each user; the wildcard is the user's token.
+    #[must_use]
+    pub fn users(&self, hub: &HubName, channel: Channel) -> Filter {
+        Filter(self.of(hub, channel, format_args!("user.*")).0)
+    }
+
+    /// To each group; the wildcard is the group's token.
+    #[must_use]
+    pub fn groups(&self, hub: &HubName, channel: Channel) -> Filter {
+        Filter(self.of(hub, channel, format_args!("group.*")).0)
+    }
+
+    fn of(&self, hub: &HubName, channel: Channel, target: fmt::Arguments<'_>) -> Subject {
+        Subject(format!("{}.{hub}.{}.{target}", self.prefix, channel.as_str()).into())
     }
 
     /// What the names of this fleet's buckets begin with: a bucket's name has no dots, so each becomes
@@ -175,18 +216,28 @@ mod tests {
     }
 
     #[test]
-    fn a_push_goes_below_the_hub_and_its_name_is_one_token() {
+    fn what_is_told_goes_below_the_hub_and_a_name_is_one_token() {
         let subjects = Subjects::new("eu.fleet").unwrap();
-        let (hub, node) = (HubName::default(), NodeId::random());
-        let group = |name| subjects.push_group(&hub, &GroupName::new(name).unwrap());
+        let (hub, out, ctl) = (HubName::default(), Channel::Out, Channel::Ctl);
+        let group = |name| subjects.group(&hub, out, &GroupName::new(name).unwrap());
         assert_eq!(group("red").as_str(), "eu.fleet.default.out.group.red");
         assert_eq!(group("a.*.>").as_str(), "eu.fleet.default.out.group.a=2E=2A=2E=3E");
-        assert_eq!(subjects.push_all(&hub).as_str(), "eu.fleet.default.out.all");
-        let users = subjects.push_users(&hub);
-        assert_eq!(users.as_str(), "eu.fleet.default.out.user.*");
-        assert_eq!(users.rest("eu.fleet.default.out.user.a=2Eb"), "a=2Eb");
-        let connections = subjects.push_connections(&hub, node);
-        assert_eq!(connections.rest(&format!("eu.fleet.default.out.conn.{node}.abc")), "abc");
+        assert_eq!(subjects.all(&hub, ctl).as_str(), "eu.fleet.default.ctl.all");
+        let user = subjects.user(&hub, ctl, &UserId::new("a.b").unwrap());
+        assert_eq!(user.as_str(), "eu.fleet.default.ctl.user.a=2Eb");
+        let users = subjects.users(&hub, ctl);
+        assert_eq!(users.as_str(), "eu.fleet.default.ctl.user.*");
+        assert_eq!(users.rest(user.as_str()), "a=2Eb");
+        assert_eq!(Filter::from(user.clone()).rest(user.as_str()), "");
+        assert_eq!(subjects.groups(&hub, out).rest(group("a.b").as_str()), "a=2Eb");
+        let id = ConnectionId::random(NodeId::random());
+        let connection = subjects.connection(&hub, out, id);
+        assert_eq!(connection.as_str(), format!("eu.fleet.default.out.conn.{id}"));
+        let connections = subjects.connections(&hub, out, id.node());
+        assert_eq!(
+            format!("{}.{}", id.node(), connections.rest(connection.as_str())),
+            id.to_string()
+        );
         assert_eq!(connections.rest("eu.fleet.default.out.all"), "");
     }
 

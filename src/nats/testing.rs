@@ -87,6 +87,7 @@ impl NatsServer {
 
     /// moorline's way to it, already up.
     pub(crate) async fn nats(&self, metrics: &Metrics) -> Nats {
+        // Boxed, for the client library's futures are large.
         let nats = Box::pin(start(&self.settings(), metrics)).await;
         nats.connected(within(5)).await.unwrap();
         nats

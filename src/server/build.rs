@@ -9,7 +9,7 @@ use super::disk::Disk;
 use super::{Crews, ServerError};
 use crate::admin::{Admin, Drain};
 use crate::auth::{Revocations, Verifier};
-use crate::cluster::{Cluster, Farewells};
+use crate::cluster::{Cluster, Farewells, Parts, UserQuota};
 use crate::config::{AuthMode, Backend, Config, EventKind, JetStream, Jwt, Route};
 use crate::edge::{Edge, Proxies, Rules};
 use crate::handshake::{Door, Doorkeeper, Gate, Plans, Routes};
@@ -78,9 +78,10 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
     };
     let table = Table::new(&config.limits, &metrics);
     let roster = Roster::default();
-    let fleet = match &nats {
-        Some(nats) => {
-            let interest = Interest::start(id, nats, &table, &crews.background, &metrics).await;
+    let fleet = match nats.as_ref().zip(config.nats.as_ref()) {
+        Some((nats, settings)) => {
+            let (by, tasks) = (settings.interest, &crews.background);
+            let interest = Interest::start(id, nats, by, &table, &roster, tasks, &metrics).await;
             Fleet::cluster(table.clone(), interest)
         }
         None => Fleet::solo(table.clone()),
@@ -92,10 +93,22 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
             let store = Store::open(nats, replicas, tasks, &metrics).await;
             let need = settings.jetstream;
             let revocations = Revocations::cluster(kept, table.clone(), &store, need, tasks);
-            let cluster = Cluster::start(id, store, need, &table, &roster, tasks, &metrics);
+            let cluster = Cluster::start(Parts {
+                node: id,
+                store: &store,
+                jetstream: need,
+                table: &table,
+                fleet: &fleet,
+                roster: &roster,
+                tasks,
+                metrics: &metrics,
+            });
             (cluster, revocations)
         }
-        _ => (Cluster::solo(&table, &metrics), Revocations::solo(kept, table.clone())),
+        _ => {
+            let cluster = Cluster::solo(&table, &fleet, &crews.background, &metrics);
+            (cluster, Revocations::solo(kept, table.clone()))
+        }
     };
     let hold = Hold::new(config.limits.max_held.bytes());
     let memory = Memory::default();
@@ -207,7 +220,11 @@ fn door(
         },
     };
     let plans = Plans::new(&config.plans, &route);
-    Ok(Door::new(route, relay, gate, config.heartbeat, plans))
+    let quota = UserQuota {
+        max: config.limits.max_connections_per_user,
+        when_full: config.limits.when_user_full,
+    };
+    Ok(Door::new(route, relay, gate, config.heartbeat, plans, quota))
 }
 
 /// Who checks tokens by `jwt`, in place of who did `before`. Blocks while it reads.

@@ -26,6 +26,7 @@ mod relaying;
 mod outages;
 mod pushes;
 mod cluster;
+mod control;
 mod connections;
 mod limits;
 mod slow;

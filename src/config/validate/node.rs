@@ -31,6 +31,8 @@ pub(super) fn limits(limits: &Limits, findings: &mut Findings) {
     findings.range("limits.max_connections", limits.max_connections, 1, 10_000_000);
     let of_one = limits.max_connections_per_ip;
     findings.range("limits.max_connections_per_ip", of_one, 1, 10_000_000);
+    let of_user = usize::from(limits.max_connections_per_user);
+    findings.range("limits.max_connections_per_user", of_user, 0, 100);
     rate("limits.handshakes", limits.handshakes, findings);
     rate("limits.handshakes_per_ip", limits.handshakes_per_ip, findings);
     findings.range("limits.max_pending", limits.max_pending, 1, 1_000_000);

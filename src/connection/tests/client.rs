@@ -146,6 +146,7 @@ fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, meters: Meters)
             address: Addresses::new(1).take([127, 0, 0, 1].into()).unwrap(),
         },
         entry: None,
+        slot: None,
         farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
     }
 }

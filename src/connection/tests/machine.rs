@@ -350,3 +350,30 @@ fn a_slow_backend_is_no_idle_client() {
     machine.on(outcome, later, &mut effects);
     assert_eq!(effects, [Effect::Send(Message::text("A"))]);
 }
+
+#[test]
+fn a_token_that_is_renewed_has_another_end() {
+    let ends_after = |renewed: &[u64]| {
+        let mut scene = Scene::open(|_| {});
+        let mut effects = Effects::new();
+        for seconds in renewed {
+            scene.machine.refresh(scene.now + Duration::from_secs(*seconds));
+        }
+        // Other things are due meanwhile.
+        while scene.machine.is_open() {
+            let due = scene.machine.due().unwrap();
+            scene.machine.heard(due);
+            scene.machine.tick(due, &mut effects);
+            if !scene.machine.is_open() {
+                let expired = Effect::SendClose(Close::of(Cause::TokenExpired));
+                assert_eq!(effects.back(), Some(&expired));
+                return (due - scene.now).as_secs();
+            }
+        }
+        0
+    };
+    assert_eq!(ends_after(&[3]), 3, "there was no end before");
+    assert_eq!(ends_after(&[3, 300]), 300, "later");
+    assert_eq!(ends_after(&[300, 3]), 3, "earlier");
+    assert_eq!(ends_after(&[300, 0]), 0, "at once");
+}

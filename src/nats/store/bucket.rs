@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use super::key::Key;
 use super::wire::{self, Info};
 use super::{Store, StoreError};
-use crate::nats::{Reply, Subject};
+use crate::nats::slots::Replies;
+use crate::nats::{Answers, Reply, RequestError, Subject};
 
 /// A bucket. Clones share it.
 #[derive(Debug, Clone)]
@@ -230,11 +231,8 @@ impl Bucket {
             "batch": PAGE,
         });
         let subject = Subject::of_store(format!("$JS.API.DIRECT.GET.KV_{}", self.name));
-        let request = request.to_string().into();
-        let link = &self.store.link;
-        let answers = link.request_many(&subject, request, wire::is_last, PAGE + 1, deadline);
-        let answers = answers.await.map_err(|error| self.no_bucket(error.into()))?;
-        wire::page(answers, &self.subject_of(""))
+        let answers = self.request_many(&subject, request.to_string().into(), deadline).await;
+        wire::page(answers.map_err(|error| self.no_bucket(error.into()))?, &self.subject_of(""))
     }
 
     /// Everything below `below`, or all.
@@ -310,8 +308,30 @@ impl Bucket {
         deadline: Instant,
     ) -> Result<Reply, StoreError> {
         let link = &self.store.link;
-        let mut pending = link.send(subject, headers, payload, deadline).await?;
+        let mut pending = link.send(Replies::One, subject, headers, payload, deadline).await?;
         Ok(pending.reply(deadline).await?)
+    }
+
+    /// All answers to a request for many, to the one that is the last.
+    async fn request_many(
+        &self,
+        subject: &Subject,
+        payload: Bytes,
+        deadline: Instant,
+    ) -> Result<Vec<Reply>, RequestError> {
+        let (link, headers) = (&self.store.link, HeaderMap::new());
+        let mut answers =
+            Answers(link.send(Replies::Many, subject, headers, payload, deadline).await?);
+        let mut all = Vec::new();
+        while all.len() <= PAGE {
+            let answer = answers.next(deadline).await?;
+            let is_last = wire::is_last(&answer);
+            all.push(answer);
+            if is_last {
+                break;
+            }
+        }
+        Ok(all)
     }
 
     /// Where no stream takes what is published or asked, there is no bucket.

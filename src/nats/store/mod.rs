@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::link::Link;
 use super::options::Options;
+use super::slots::Replies;
 use super::status::Status;
 use super::{Nats, RequestError, Subject};
 use crate::metrics::Metrics;
@@ -116,7 +117,8 @@ impl Store {
     /// `NoJetStream`, or one of those of any request.
     pub async fn is_there(&self, deadline: Instant) -> Result<(), StoreError> {
         let subject = Subject::of_store("$JS.API.INFO".to_owned());
-        let asked = self.link.send(&subject, HeaderMap::new(), Bytes::new(), deadline);
+        let asked =
+            self.link.send(Replies::One, &subject, HeaderMap::new(), Bytes::new(), deadline);
         let answer = asked.await?.reply(deadline).await?;
         wire::checked(&answer.payload)
     }
@@ -132,7 +134,7 @@ impl Store {
     ) -> Result<Vec<String>, StoreError> {
         let api = Subject::of_store("$JS.API.STREAM.NAMES".to_owned());
         let request = serde_json::json!({ "subject": subject.as_str() }).to_string();
-        let asked = self.link.send(&api, HeaderMap::new(), request.into(), deadline);
+        let asked = self.link.send(Replies::One, &api, HeaderMap::new(), request.into(), deadline);
         let answer = asked.await?.reply(deadline).await?;
         wire::checked(&answer.payload)?;
         wire::parse::<wire::Names>(&answer.payload).map(|names| names.streams.unwrap_or_default())

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::bucket::{Page, Record, Revision};
+use crate::nats::Reply;
 
 /// A write is only taken when the last one to its subject has this number.
 pub(super) const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
@@ -156,18 +157,17 @@ pub(super) fn stored(json: &[u8], prefix: &str) -> Result<Record, StoreError> {
 }
 
 /// Whether a message is the last of the answers to a request for many.
-pub(super) fn is_last(message: &async_nats::Message) -> bool {
+pub(super) fn is_last(answer: &Reply) -> bool {
     // 204 after the last record, 404 when there is none, 408 for a request it does not understand.
-    message.status.is_some()
+    answer.status.is_some()
 }
 
 /// The records that were answered to a request for many.
-pub(super) fn page(answers: Vec<async_nats::Message>, prefix: &str) -> Result<Page, StoreError> {
+pub(super) fn page(answers: Vec<Reply>, prefix: &str) -> Result<Page, StoreError> {
     let mut page = Page::default();
-    for message in answers {
-        let headers = message.headers.unwrap_or_default();
+    for Reply { status, headers, payload } in answers {
         let number = |name| header(&headers, name).and_then(|text| text.parse::<u64>().ok());
-        match message.status.map(|status| status.as_u16()) {
+        match status {
             None => {
                 let revision = number("Nats-Sequence").map(Revision);
                 let revision = revision.ok_or(StoreError::Answer("a record has no number"))?;
@@ -176,13 +176,13 @@ pub(super) fn page(answers: Vec<async_nats::Message>, prefix: &str) -> Result<Pa
                 page.has_more = number("Nats-Num-Pending").unwrap_or_default() > 0;
                 page.records.push(Record {
                     key: subject.strip_prefix(prefix).unwrap_or_default().to_owned(),
-                    value: (!is_forgotten).then_some(message.payload),
+                    value: (!is_forgotten).then_some(payload),
                     revision,
                 });
             }
             Some(204) | Some(404) => {}
             Some(code) => {
-                let description = message.description.unwrap_or_default();
+                let description = "the request for many records".to_owned();
                 return Err(StoreError::Refused { code: code.into(), description });
             }
         }

@@ -215,7 +215,12 @@ impl Node {
 
     /// Waits until NATS is connected, for requests and for pushes.
     pub(crate) async fn reaches_nats(&self) {
-        self.metric_becomes("moorline_nats_connected", &[], 3.0).await;
+        eventually("the node reaches NATS and is ready", async || {
+            let is_up = self.metric("moorline_nats_connected", &[]).await >= 2.0;
+            let ready = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n";
+            (is_up && exchange(self.admin(), ready).await.0 == 200).then_some(())
+        })
+        .await;
     }
 }
 

@@ -91,10 +91,7 @@ impl Stage {
         let subject = format!("moorline.default.out.{target}");
         let payload = payload.to_vec().into();
         match self.publisher.request_with_headers(subject, map, payload).await {
-            Ok(answer) => {
-                let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
-                Some(answer["deliveries"].as_u64().unwrap())
-            }
+            Ok(answer) => Some(deliveries(&answer.payload)),
             Err(error) if error.kind() == RequestErrorKind::NoResponders => None,
             Err(error) => panic!("{target}: {error}"),
         }
@@ -130,6 +127,12 @@ fn id(client: &Client) -> String {
 
 async fn connect(node: &Node, path: &str) -> Client {
     Request::new(path).connect(node.ws()).await.expect("accepted")
+}
+
+/// How many took a push, by the answer of one node.
+fn deliveries(answer: &[u8]) -> u64 {
+    let answer: Value = serde_json::from_slice(answer).unwrap();
+    answer["deliveries"].as_u64().unwrap()
 }
 
 /// Sends a wish to the worker, and waits for its answer.
@@ -287,7 +290,7 @@ async fn pushes_of_one_publisher_come_in_order_to_each_member_on_each_node_once(
         for _ in 0..2 {
             let answer = tokio::time::timeout(Duration::from_secs(1), answers.next()).await;
             let answer = answer.ok()??;
-            assert_eq!(answer.payload, r#"{"deliveries":5}"#);
+            assert_eq!(deliveries(&answer.payload), 5);
         }
         Some(())
     })
@@ -346,8 +349,26 @@ async fn a_hub_that_comes_by_a_reload_gets_pushes_from_its_first_client_on() {
     node.wait_for("config reloaded; all files were read again", |_| true);
     let mut client = connect(&node, "/new").await;
     let answer = stage.publisher.request("moorline.new.out.all", "hello".into()).await.unwrap();
-    assert_eq!(answer.payload, r#"{"deliveries":1}"#);
+    assert_eq!(deliveries(&answer.payload), 1);
     assert_eq!(client.next_text().await, "hello");
+}
+
+#[tokio::test]
+async fn groups_may_be_asked_for_by_wildcard_and_users_by_name() {
+    let stage = Stage::new().await;
+    let node = Node::start(&format!(
+        "nats: {{servers: ['{}'], interest: {{groups: wildcard, users: name}}}}\n\
+         routes: [{{path: /ws, auth: connect}}]\n",
+        stage.nats.url()
+    ));
+    node.reaches_nats().await;
+    stage.reaches("all", 0).await;
+    assert_eq!(stage.push("user.ann", "x").await, None, "nobody listens");
+    assert_eq!(stage.push("group.red", "x").await, Some(0));
+    let mut ann = connect(&node, "/ws?ann=red").await;
+    stage.reaches("user.ann", 1).await;
+    assert_eq!(stage.push("group.red", "to red").await, Some(1));
+    assert_eq!(stage.read(&mut ann).await, ["to red"]);
 }
 
 #[tokio::test]
@@ -355,8 +376,10 @@ async fn the_permissions_in_the_contract_suffice() {
     let contract = std::fs::read_to_string(root().join("examples/CONTRACT.md")).unwrap();
     let (_, block) = contract.split_once("```text\nauthorization {").unwrap();
     let (users, _) = block.split_once("```").unwrap();
-    let passwords = ["$NODE_PASSWORD", "$WORKER_PASSWORD", "$PUBLISHER_PASSWORD"];
-    let users = passwords.iter().fold(users.to_owned(), |text, name| text.replace(name, "secret"));
+    let names = ["NODE", "WORKER", "PUBLISHER", "CONTROLLER"];
+    let passwords = names.map(|name| format!("${name}_PASSWORD"));
+    let users =
+        passwords.iter().fold(users.to_owned(), |text, name| text.replace(name.as_str(), "secret"));
     let nats = NatsServer::with_config(&format!("authorization {{{users}")).await;
     let secret = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(secret.path(), "secret").unwrap();
@@ -373,6 +396,7 @@ async fn the_permissions_in_the_contract_suffice() {
         options.connect(nats.url()).await.unwrap()
     };
     let (worker, publisher) = (user("app-worker").await, user("app-publisher").await);
+    let controller = user("app-controller").await;
     let mut asked = worker.queue_subscribe("moorline.app.in.*", "workers".into()).await.unwrap();
     worker.flush().await.unwrap();
     let working = tokio::spawn(async move {
@@ -387,10 +411,15 @@ async fn the_permissions_in_the_contract_suffice() {
         let subject = format!("moorline.app.out.{target}");
         eventually(&format!("a push to {target}"), async || {
             let answer = publisher.request(subject.clone(), PROBE.into()).await.ok()?;
-            (answer.payload == r#"{"deliveries":1}"#).then_some(())
+            (deliveries(&answer.payload) == 1).then_some(())
         })
         .await;
         assert_eq!(client.next_text().await, PROBE);
+        let subject = format!("moorline.app.ctl.{target}");
+        let join = r#"{"command":"join","groups":["blue"]}"#;
+        let answer = controller.request(subject, join.into()).await.unwrap();
+        let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+        assert_eq!((&answer["connections"], &answer["refused"]), (&json!(1), &json!(null)));
     }
     // A new hub is confirmed, which takes a message from the node to itself.
     node.rewrite(|text| format!("{text}- {{path: /new, auth: none, hub: new}}\n"));

@@ -156,7 +156,14 @@ async fn hostile_names_stay_within_their_hub() {
             if subject == "harness.end" {
                 return;
             }
-            let is_own = ["moorline.default.", "moorline.other.", "_INBOX", "harness."];
+            let is_own = [
+                "moorline.default.",
+                "moorline.other.",
+                "_INBOX",
+                "harness.",
+                "$JS.API.",
+                "$KV.moorline_",
+            ];
             assert!(is_own.iter().any(|prefix| subject.starts_with(prefix)), "{subject}");
         }
     };
