@@ -124,6 +124,7 @@ impl Fleet {
         command: &Command,
         deadline: Instant,
     ) -> Result<Done, FleetError> {
+        command.check_for(target)?;
         let json = command.to_json()?;
         if matches!(command, Command::Close { exclude, .. } if spares(target, exclude)) {
             return Ok(Done::default());

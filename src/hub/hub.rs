@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use prometheus::IntGauge;
 
 use super::changes::Changes;
+use super::demand::Demands;
 use super::member::Member;
 use super::push::{Push, Target};
 use crate::config::Limits;
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub(super) groups: IntGauge,
     pub(super) users: IntGauge,
     pub(super) changes: Changes,
+    pub(super) demands: Demands,
 }
 
 /// The members of one group, by connection.
@@ -149,6 +151,10 @@ impl Hub {
     #[must_use]
     pub fn group_names(&self) -> Vec<GroupName> {
         self.groups.each().flat_map(|shard| shard.keys().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    pub(super) fn demands(&self) -> &Demands {
+        &self.shared.demands
     }
 
     pub(super) fn enter(&self, member: &Arc<Member>) {

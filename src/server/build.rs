@@ -110,6 +110,7 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
             (cluster, Revocations::solo(kept, table.clone()))
         }
     };
+    revocations.obey(&crews.background);
     let hold = Hold::new(config.limits.max_held.bytes());
     let memory = Memory::default();
     Ok(Core { id, table, nats, fleet, cluster, revocations, hold, metrics, crews, disk, memory })

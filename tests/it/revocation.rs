@@ -1,10 +1,14 @@
 //! Tokens that are revoked: at the door, on open connections, on every node, whatever becomes of NATS.
 
 use async_nats::jetstream;
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
-use crate::harness::{Client, NatsServer, Node, Request, eventually, exchange, exchange_raw};
+use crate::harness::{
+    Client, DEADLINE, NatsServer, Node, Request, eventually, exchange, exchange_raw,
+};
 use crate::tokens::{SECRET, now, token};
 
 /// Nodes that share a NATS server and the secret of their tokens.
@@ -45,18 +49,32 @@ impl Fleet {
         node
     }
 
-    /// Revokes as a node would: by a record in the fleet's bucket.
-    async fn revoke(&self, key: &str, before: u64) {
-        let record = json!({"before": before, "until": now() + 300}).to_string();
-        let jetstream = jetstream::new(self.nats.client().await);
-        let written = jetstream.publish(format!("$KV.moorline_revoked.{key}"), record.into());
-        written.await.unwrap().await.unwrap();
+    /// What so many nodes answer to a command.
+    async fn command(&self, subject: &str, command: &Value, nodes: usize) -> Vec<Value> {
+        let client = self.nats.client().await;
+        let inbox = client.new_inbox();
+        let mut replies = client.subscribe(inbox.clone()).await.unwrap();
+        let (subject, payload) = (format!("moorline.default.ctl.{subject}"), command.to_string());
+        client.publish_with_reply(subject, inbox, payload.into()).await.unwrap();
+        let mut answers = Vec::new();
+        while answers.len() < nodes {
+            let reply = timeout(DEADLINE, replies.next()).await.expect("an answer").unwrap();
+            assert_eq!(reply.status, None, "somebody listens");
+            answers.push(serde_json::from_slice(&reply.payload).unwrap());
+        }
+        answers
     }
 
-    async fn revoke_token(&self, id: &str) {
-        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id.as_bytes());
-        let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        self.revoke(&format!("jti.{hex}"), 0).await;
+    /// Has tokens revoked; how many connections were closed by it on so many nodes.
+    async fn revoke(&self, subject: &str, what: &Value, nodes: usize) -> u64 {
+        let mut command = json!({"command": "revoke", "until": now() + 300});
+        command.as_object_mut().unwrap().extend(what.as_object().unwrap().clone());
+        let answers = self.command(subject, &command, nodes).await;
+        let closed = |answer: &Value| {
+            assert_eq!(answer["refused"], Value::Null, "{answer}");
+            answer["changed"].as_u64().unwrap()
+        };
+        answers.iter().map(closed).sum()
     }
 }
 
@@ -87,10 +105,6 @@ async fn knock(node: &Node, token: &str) -> u16 {
     }
 }
 
-async fn refused(node: &Node, token: &str) {
-    eventually("a refusal", async || (knock(node, token).await == 401).then_some(())).await;
-}
-
 fn revoked() -> Option<(u16, String)> {
     Some((4403, "revoked".to_owned()))
 }
@@ -108,7 +122,7 @@ async fn who_came_in_by_a_revoked_token_is_closed_on_every_node_and_refused() {
         let anybody = Request::new("/open").connect(node.ws()).await.expect("to be let in");
         clients.push((lost, other, connect(node, &bob).await, anybody));
     }
-    fleet.revoke_token("1").await;
+    assert_eq!(fleet.revoke("all", &json!({"jti": "1"}), 2).await, 2);
     for (lost, other, bob, anybody) in &mut clients {
         // It is in the middle of something.
         lost.try_send("a message that may still be answered").await;
@@ -118,10 +132,10 @@ async fn who_came_in_by_a_revoked_token_is_closed_on_every_node_and_refused() {
         }
     }
     for node in &nodes {
-        refused(node, &lost).await;
+        assert_eq!(knock(node, &lost).await, 401);
         assert_eq!(knock(node, &other).await, 101);
     }
-    fleet.revoke("user.ann", now()).await;
+    assert!(fleet.revoke("user.ann", &json!({}), 2).await >= 2);
     for (_, other, bob, anybody) in &mut clients {
         assert_eq!(other.closed().await, revoked());
         for client in [bob, anybody] {
@@ -129,7 +143,7 @@ async fn who_came_in_by_a_revoked_token_is_closed_on_every_node_and_refused() {
         }
     }
     for node in &nodes {
-        refused(node, &other).await;
+        assert_eq!(knock(node, &other).await, 401);
         let fresh = token_of("ann", &json!({"jti": "4", "iat": now() + 1}));
         assert_eq!(knock(node, &fresh).await, 101, "made after the cutoff");
         let labels = ["cause=\"revoked\"", "code=\"4403\""];
@@ -137,7 +151,7 @@ async fn who_came_in_by_a_revoked_token_is_closed_on_every_node_and_refused() {
         let refusals = node.metric("moorline_handshakes_total", &["result=\"revoked\""]).await;
         assert!(refusals >= 2.0, "{refusals}");
     }
-    fleet.revoke("all", now() - 30).await;
+    fleet.revoke("all", &json!({"before": now() - 30}), 2).await;
     for (_, _, bob, anybody) in &mut clients {
         assert_eq!(bob.closed().await, revoked());
         assert_eq!(anybody.ask("still here").await, "still here");
@@ -148,9 +162,8 @@ async fn who_came_in_by_a_revoked_token_is_closed_on_every_node_and_refused() {
 async fn a_refusal_says_that_the_token_was_revoked_and_nothing_of_it() {
     let fleet = Fleet::start().await;
     let node = fleet.node().await;
-    fleet.revoke_token("the-id-of-it").await;
+    fleet.revoke("all", &json!({"jti": "the-id-of-it"}), 1).await;
     let lost = token_of("ann", &json!({"jti": "the-id-of-it"}));
-    refused(&node, &lost).await;
     let request = format!(
         "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
@@ -172,8 +185,8 @@ async fn revocations_outlive_nats_and_reach_who_starts_later() {
     let (first, second) =
         (token_of("ann", &json!({"jti": "1"})), token_of("bob", &json!({"jti": "2"})));
     let mut client = connect(&early, &second).await;
-    fleet.revoke_token("1").await;
-    refused(&early, &first).await;
+    fleet.revoke("all", &json!({"jti": "1"}), 1).await;
+    assert_eq!(knock(&early, &first).await, 401, "at once on the node that has answered");
     fleet.nats.kill();
     early.metric_becomes("moorline_nats_connected", &[], 0.0).await;
     assert_eq!(knock(&early, &first).await, 401, "what is known stays known");
@@ -182,10 +195,10 @@ async fn revocations_outlive_nats_and_reach_who_starts_later() {
     let late = fleet.node().await;
     assert_eq!(knock(&late, &first).await, 401, "it was known before the node was ready");
     assert_eq!(knock(&late, &second).await, 101);
-    fleet.revoke_token("2").await;
+    fleet.revoke("all", &json!({"jti": "2"}), 2).await;
     assert_eq!(client.closed().await, revoked());
     for node in [&early, &late] {
-        refused(node, &second).await;
+        assert_eq!(knock(node, &second).await, 401);
     }
 }
 
@@ -225,4 +238,52 @@ async fn where_jetstream_may_be_missing_tokens_are_taken_without() {
     });
     eventually("readiness", async || (ready(&node).await.0 == 200).then_some(())).await;
     assert_eq!(knock(&node, &token_of("ann", &json!({}))).await, 101);
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_serve_the_hub_hears_of_it_from_the_others() {
+    let fleet = Fleet::start().await;
+    let node = fleet.node().await;
+    let other = Node::start(&format!(
+        "nats: {{servers: ['{}']}}\n\
+         jwt: {{keys: [{{algorithms: [HS256], secret: {}}}]}}\n\
+         routes: [{{path: /ws, hub: other, auth: jwt, backend: {{echo: true}}}}]\n",
+        fleet.nats.url(),
+        fleet.folder.path().join("secret").display()
+    ));
+    eventually("readiness", async || (ready(&other).await.0 == 200).then_some(())).await;
+    let token = token_of("ann", &json!({}));
+    let (mut here, mut there) = (connect(&node, &token).await, connect(&other, &token).await);
+    assert_eq!(fleet.revoke("user.ann", &json!({}), 1).await, 1);
+    for client in [&mut here, &mut there] {
+        assert_eq!(client.closed().await, revoked());
+    }
+    assert_eq!(knock(&other, &token).await, 401);
+}
+
+#[tokio::test]
+async fn a_command_that_does_not_say_what_to_revoke_is_refused() {
+    let fleet = Fleet::start().await;
+    let node = fleet.node().await;
+    for (subject, what) in [
+        ("all", json!({})),
+        ("all", json!({"jti": "1", "before": 7})),
+        ("all", json!({"user": "ann"})),
+        ("user.ann", json!({"jti": "1"})),
+        ("user.ann", json!({"before": "now"})),
+        ("group.red", json!({"before": 7})),
+    ] {
+        let mut command = json!({"command": "revoke"});
+        command.as_object_mut().unwrap().extend(what.as_object().unwrap().clone());
+        let answers = fleet.command(subject, &command, 1).await;
+        assert_eq!(answers[0]["error"]["code"], "bad-request", "{subject} {what}");
+    }
+    for (what, part) in [
+        (json!({"command": "revoke", "before": now() * 1000}), "before: "),
+        (json!({"command": "revoke", "jti": "1", "until": now() * 1000}), "until: "),
+    ] {
+        let answers = fleet.command("all", &what, 1).await;
+        assert!(answers[0]["refused"].as_str().unwrap().starts_with(part), "{what}");
+    }
+    assert_eq!(knock(&node, &token_of("ann", &json!({"jti": "1"}))).await, 101);
 }

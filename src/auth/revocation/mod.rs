@@ -13,6 +13,7 @@ mod list;
 mod record;
 mod shared;
 mod wish;
+mod commands;
 #[cfg(test)]
 mod tests;
 
