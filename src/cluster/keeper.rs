@@ -1,6 +1,5 @@
-//! The task that keeps this node's lease and watches those of the others.
+//! The task that keeps this node's lease, and every so often looks at those of the others.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::alive::Alive;
 use super::lease::{Lease, LeaseId};
 use super::observer::Observer;
-use super::takeover::{REMEMBERED_FOR, Takeover};
+use super::takeover::REMEMBERED_FOR;
 use super::{Buckets, Inner, Standing};
 use crate::close::{Cause, Close};
 use crate::config::JetStream;
@@ -21,21 +20,21 @@ use crate::nats::{Key, LogLimit, REQUEST_TIMEOUT, Revision, StoreError};
 /// Keeps the lease until it is released.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    inner: Arc<Inner>,
-    buckets: Buckets,
+    pub(super) inner: Arc<Inner>,
+    pub(super) buckets: Buckets,
     /// Is told who is alive, as far as others can see.
-    alive: Alive,
-    own: Option<Own>,
-    observer: Observer,
+    pub(super) alive: Alive,
+    pub(super) own: Option<Own>,
+    pub(super) observer: Observer,
     /// The last change of a lease that was seen.
-    seen: Revision,
+    pub(super) seen: Revision,
     /// Ends the takeovers that were begun under this lease.
-    takeovers: CancellationToken,
+    pub(super) takeovers: CancellationToken,
     /// Leases that were taken from this node: looked at once more when they are finished, for a write
     /// that came after.
-    former: Vec<LeaseId>,
+    pub(super) former: Vec<LeaseId>,
     /// Whether entries were looked for that no lease stands for.
-    has_adopted: bool,
+    pub(super) has_adopted: bool,
     /// Since when JetStream is said to be missing.
     missing_since: Option<Instant>,
     trouble: LogLimit,
@@ -43,10 +42,10 @@ pub(super) struct Keeper {
 
 /// The lease in force.
 #[derive(Debug)]
-struct Own {
-    id: LeaseId,
+pub(super) struct Own {
+    pub(super) id: LeaseId,
     key: Key,
-    revision: Revision,
+    pub(super) revision: Revision,
     /// When the last renewal was sent that was acknowledged.
     renewed: Instant,
     /// When one was sent last.
@@ -257,7 +256,7 @@ impl Keeper {
     }
 
     /// Another node has taken us over: our connections are no longer ours.
-    fn lost(&mut self) {
+    pub(super) fn lost(&mut self) {
         if let Some(own) = self.own.take() {
             tracing::error!(lease = %own.id, "this node was taken for dead; its connections end");
             self.former.push(own.id);
@@ -277,135 +276,6 @@ impl Keeper {
             let members = hub.map(|hub| hub.members(&Target::Connection(peer.id)));
             members.iter().flatten().for_each(|member| member.handle.cut(close.clone()));
         }
-    }
-
-    /// Looks at what has become of all leases.
-    async fn look(&mut self) {
-        loop {
-            let page = match self.buckets.leases.changes(self.seen, None, deadline()).await {
-                Ok(page) => page,
-                Err(error) => return self.warn(&error, "leases not read"),
-            };
-            let now = Instant::now();
-            for record in &page.records {
-                self.seen = record.revision;
-                let Ok(id) = record.key.parse::<LeaseId>() else { continue };
-                match record.value.as_deref().and_then(Lease::parse) {
-                    Some(lease) => self.observer.note(id, lease, record.revision, now),
-                    None => self.observer.gone(id),
-                }
-                let lease = record.value.as_deref().and_then(Lease::parse);
-                if self.is_taken(id, lease, record.revision) {
-                    return self.lost();
-                }
-                if lease == Some(Lease::Finished) {
-                    self.look_again_at(id);
-                }
-            }
-            if !page.has_more {
-                break;
-            }
-        }
-        let now = Instant::now();
-        self.observer.tidy(now);
-        if let Some(own) = &self.own {
-            self.alive.set(self.observer.alive(own.id, now));
-        }
-        self.take_dead().await;
-        if !self.has_adopted && self.observer.is_steady(Instant::now()) {
-            self.adopt().await;
-        }
-    }
-
-    /// Whether somebody else wrote our lease.
-    fn is_taken(&self, id: LeaseId, lease: Option<Lease>, revision: Revision) -> bool {
-        let is_own = self.own.as_ref().is_some_and(|own| own.id == id && revision > own.revision);
-        is_own && lease != Some(Lease::Held)
-    }
-
-    /// A lease that was taken from us is finished. A write of ours may have come after that.
-    fn look_again_at(&mut self, id: LeaseId) {
-        if let Some(place) = self.former.iter().position(|former| *former == id) {
-            self.former.swap_remove(place);
-            self.finish(id, None);
-        }
-    }
-
-    async fn take_dead(&mut self) {
-        let Some(own) = self.own.as_ref().map(|own| own.id) else { return };
-        for (id, revision) in self.observer.dead(own, Instant::now()) {
-            let taken = Lease::Taken { by: own };
-            let json = taken.to_json();
-            match self.buckets.leases.update(&id.key(), json, revision, deadline()).await {
-                Ok(revision) => {
-                    self.observer.note(id, taken, revision, Instant::now());
-                    self.taken(id, revision);
-                }
-                // It was renewed, or another was faster.
-                Err(StoreError::Conflict) => {}
-                Err(error) => return self.warn(&error, "lease not taken over"),
-            }
-        }
-    }
-
-    /// Takes over entries that no lease stands for: the leases were lost, and their nodes with them, for
-    /// one that lives writes its own again. While others live, they have done this.
-    async fn adopt(&mut self) {
-        self.has_adopted = true;
-        let Some(own) = self.own.as_ref().map(|own| own.id) else { return };
-        if self.observer.nodes(Instant::now()).iter().any(|node| *node != own.node) {
-            return;
-        }
-        let orphans = match self.orphans().await {
-            Ok(orphans) => orphans,
-            Err(error) => {
-                self.has_adopted = false;
-                return self.warn(&error, "registry not read");
-            }
-        };
-        for id in orphans {
-            let taken = Lease::Taken { by: own }.to_json();
-            match self.buckets.leases.create(&id.key(), taken, deadline()).await {
-                Ok(revision) => self.taken(id, revision),
-                Err(StoreError::Conflict) => {}
-                Err(error) => return self.warn(&error, "orphans not adopted"),
-            }
-        }
-    }
-
-    async fn orphans(&self) -> Result<HashSet<LeaseId>, StoreError> {
-        let (mut orphans, mut after) = (HashSet::new(), Revision::NONE);
-        loop {
-            let page = self.buckets.connections.changes(after, None, deadline()).await?;
-            for record in page.records.iter().filter(|record| record.value.is_some()) {
-                let lease = record.key.split_once('.').and_then(|(lease, _)| lease.parse().ok());
-                orphans.extend(lease.filter(|lease| !self.observer.knows(*lease)));
-            }
-            after = page.records.last().map_or(after, |record| record.revision);
-            if !page.has_more {
-                return Ok(orphans);
-            }
-        }
-    }
-
-    fn taken(&self, id: LeaseId, revision: Revision) {
-        tracing::warn!(lease = %id, "took over a node's connections");
-        self.inner.leases_taken.inc();
-        self.finish(id, Some(revision));
-    }
-
-    fn finish(&self, lease: LeaseId, revision: Option<Revision>) {
-        let (inner, buckets) = (Arc::clone(&self.inner), self.buckets.clone());
-        let stop = self.takeovers.clone();
-        let takeover = Takeover { inner: Arc::clone(&inner), buckets, lease, revision };
-        let node = inner.tasks.clone();
-        inner.tasks.spawn("takeover", async move {
-            tokio::select! {
-                () = node.stopping() => {}
-                () = stop.cancelled() => {}
-                () = takeover.run() => {}
-            }
-        });
     }
 
     /// Tells who is alive, as long as we know.
@@ -444,7 +314,7 @@ impl Keeper {
         self.inner.standing.send_replace(Standing::Released);
     }
 
-    fn warn(&self, error: &StoreError, what: &'static str) {
+    pub(super) fn warn(&self, error: &StoreError, what: &'static str) {
         if let Some(left_out) = self.trouble.admit(Instant::now()) {
             tracing::warn!(%error, left_out, "{what}");
         }
@@ -454,6 +324,6 @@ impl Keeper {
 /// How long a lease that was given back with nothing left is known.
 const RELEASED_FOR: Duration = Duration::from_secs(60);
 
-fn deadline() -> Instant {
+pub(super) fn deadline() -> Instant {
     Instant::now() + REQUEST_TIMEOUT
 }

@@ -21,6 +21,7 @@ mod farewell;
 mod quota;
 mod takeover;
 mod keeper;
+mod look;
 #[cfg(test)]
 mod tests;
 
@@ -149,8 +150,8 @@ impl Cluster {
     /// A node among others: takes a lease as soon as it can, renews it, and looks after those of the
     /// others.
     #[must_use]
-    pub fn start(parts: Parts<'_>) -> Self {
-        let Parts { node, store, jetstream, table, fleet, roster, tasks, metrics } = parts;
+    pub fn start(parts: &Parts<'_>) -> Self {
+        let Parts { node, store, jetstream, table, fleet, roster, tasks, metrics } = *parts;
         let buckets = Buckets {
             leases: store.bucket("nodes"),
             connections: store.bucket("connections"),

@@ -69,7 +69,7 @@ fn start(
     metrics: &Metrics,
 ) -> Cluster {
     let (node, fleet) = (NodeId::random(), &Fleet::solo(table.clone()));
-    Cluster::start(Parts { node, store, jetstream, table, fleet, roster, tasks, metrics })
+    Cluster::start(&Parts { node, store, jetstream, table, fleet, roster, tasks, metrics })
 }
 
 pub(super) fn route() -> Route {

@@ -93,7 +93,7 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
             let store = Store::open(nats, replicas, tasks, &metrics).await;
             let need = settings.jetstream;
             let revocations = Revocations::cluster(kept, table.clone(), &store, need, tasks);
-            let cluster = Cluster::start(Parts {
+            let cluster = Cluster::start(&Parts {
                 node: id,
                 store: &store,
                 jetstream: need,

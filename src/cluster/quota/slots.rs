@@ -91,7 +91,7 @@ impl Slots {
         quota: UserQuota,
     ) -> Result<Taken, StoreError> {
         for _ in 0..TRIES {
-            match self.try_to_take(hub, user, holder, quota).await {
+            match Box::pin(self.try_to_take(hub, user, holder, quota)).await {
                 // Somebody else was faster, and everything looks different now.
                 Err(StoreError::Conflict) => {}
                 Err(StoreError::NoBucket(_)) => {
