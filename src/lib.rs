@@ -11,8 +11,8 @@
 //!                 limits                    auth (who is it)     machine (what to do)   hold
 //! ```
 //!
-//! `server` builds all of it from a `config::Config`, `cli` is the command line, `admin` the operators'
-//! door. Nothing here reads a global: settings, metrics and tasks are handed down.
+//! `server` builds all of it from a `config::Config`, `cli` is the command line, `management` the
+//! backends' door, `admin` the operators'. Nothing here reads a global: settings, metrics and tasks are handed down.
 //!
 //! A module imports only from rows below its own, and on the last row from those to its left; a test
 //! keeps it so:
@@ -21,7 +21,7 @@
 //! fuzzing                                        any bytes through each door (tests and fuzzers only)
 //! cli
 //! server                                         build, reload, drain
-//! edge  admin                                    clients' door | operators' door
+//! edge  management  admin                        clients' door | backends' door | operators' door
 //! handshake                                      opening handshake, refusals, Origin
 //! connection                                     one connection's life: machine, driver, socket
 //! cluster                                        leases, registry, takeover
@@ -51,6 +51,7 @@ pub mod cluster;
 pub mod connection;
 pub mod handshake;
 pub mod edge;
+pub mod management;
 pub mod admin;
 pub mod server;
 pub mod cli;

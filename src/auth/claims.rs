@@ -154,7 +154,7 @@ fn text<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str
 }
 
 /// One audience, or a list of them.
-fn audience(claims: &Map<String, Value>) -> Result<Option<Vec<&str>>, Denied> {
+pub(super) fn audience(claims: &Map<String, Value>) -> Result<Option<Vec<&str>>, Denied> {
     match claims.get("aud") {
         None => Ok(None),
         Some(Value::String(one)) => Ok(Some(vec![one])),
@@ -168,7 +168,7 @@ fn audience(claims: &Map<String, Value>) -> Result<Option<Vec<&str>>, Denied> {
 
 /// A `NumericDate`: seconds since 1970, which may have a fraction (RFC 7519 section 2). Only dates that
 /// a clock can show are taken, so nothing overflows later.
-fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<SystemTime>, Denied> {
+pub(super) fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<SystemTime>, Denied> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     let since = match (value.as_u64(), value.as_f64()) {
         (Some(seconds), _) if seconds <= LATEST => Duration::from_secs(seconds),

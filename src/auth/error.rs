@@ -65,6 +65,9 @@ pub enum KeyProblem {
         /// The least length in bytes.
         min: usize,
     },
+    /// A shared key that no `Authorization` header can carry (RFC 6750 section 2.1).
+    #[error("expected a key of A-Z a-z 0-9 - . _ ~ + /, as `openssl rand -hex 32` makes one")]
+    NotBearer,
     /// A PEM file as a shared secret is a public key that everybody knows.
     #[error("holds a PEM file, which is no shared secret: set public_key")]
     PemSecret,

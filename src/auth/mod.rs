@@ -1,4 +1,5 @@
-//! Who is it: tokens (RFC 7519, checked as RFC 8725 asks) and client certificates.
+//! Who is it: tokens (RFC 7519, checked as RFC 8725 asks), client certificates, and the keys that
+//! backends share with the node.
 //!
 //! ```text
 //! handshake -> token::find -> Verifier::verify: jws (shape) -> keys (signature) -> claims -> Identity
@@ -17,6 +18,7 @@ mod keys;
 mod jwks;
 mod claims;
 mod verifier;
+mod access;
 mod mint;
 mod certificate;
 mod revocation;
@@ -26,12 +28,13 @@ mod forge;
 #[cfg(test)]
 mod tests;
 
+pub use access::AccessKeys;
 pub use certificate::{CertificateError, user as certificate_user};
 pub use claims::Identity;
 pub use error::{AuthError, Denied, KeyProblem};
 pub use jwks::JwksError;
 pub use key::KeyInfo;
-pub use mint::mint;
+pub use mint::{Minter, mint};
 pub use revocation::{RevocationError, RevocationWish, Revocations, Revoked};
 pub use token::{Presented, Token, TokenError, find};
 pub use verifier::Verifier;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use tokio::time::Instant;
 
-use crate::auth::Verifier;
+use crate::auth::{AccessKeys, Verifier};
 use crate::config::{
     Backend, Config, EventKind, JetStream, Jwt, Nats as NatsConfig, Tls, process_environment,
 };
@@ -68,6 +68,13 @@ async fn examine(config: &Config, report: &mut Report) {
     }
     if let Some(public) = &config.listeners.public {
         certificates(&public.tls, report);
+    }
+    if let Some(management) = &config.listeners.management {
+        management.tls.iter().for_each(|tls| certificates(tls, report));
+        match AccessKeys::read("listeners.management.key_files", &management.key_files) {
+            Ok(_) => report.ok("management", format_args!("{} keys", management.key_files.len())),
+            Err(error) => report.fail("management", error),
+        }
     }
     if let Some(jwt) = &config.jwt {
         Box::pin(keys(jwt, report)).await;

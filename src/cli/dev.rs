@@ -16,8 +16,8 @@ use serde_json::Map;
 
 use crate::config::{
     Admin, AuthMode, Backend, Config, Format, JetStream, Jwt, JwtAlgorithm, JwtKey, Limits,
-    Listeners, Log, LogFormat, Nats, Period, Plain, Public, Route, SecretSource, Shutdown, Tls,
-    process_environment,
+    Listeners, Log, LogFormat, Management, Nats, Period, Plain, Public, Route, SecretSource,
+    Shutdown, Tls, process_environment,
 };
 use crate::server::Node;
 use crate::tls;
@@ -27,7 +27,7 @@ use super::{print, serve, token};
 /// Run a node on this machine that needs no config, no certificate and no NATS.
 ///
 /// It listens on loopback only: wss on port 8443 and ws on 8080, both with a console page at
-/// /_moorline/. Without --nats it echoes every message.
+/// /_moorline/, and the management API on 8444, for `moorline publish`. Without --nats it echoes every message.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  moorline dev\n  moorline dev --nats nats://127.0.0.1:4222\n  \
@@ -44,11 +44,14 @@ pub(super) struct Dev {
 
 const WSS_PORT: u16 = 8443;
 const WS_PORT: u16 = 8080;
+const MANAGEMENT_PORT: u16 = 8444;
 const ADMIN_PORT: u16 = 8445;
 /// Where development servers of web frameworks listen; pages from there may connect.
 const PAGE_PORTS: [u16; 8] = [3000, 4200, 5000, 5173, 8000, 8080, 8081, 8443];
 const HOSTS: [&str; 4] =
     ["https://localhost", "http://localhost", "https://127.0.0.1", "http://127.0.0.1"];
+/// The key of its management API, in the folder.
+const MANAGEMENT_KEY: &str = "management-key";
 /// Fits the descriptor limit of a laptop as it comes.
 const MAX_CONNECTIONS: usize = 500;
 const TOKEN_LIFE: Period = Period::secs(24 * 3600);
@@ -71,7 +74,10 @@ pub(super) fn config(nats: Option<&str>) -> anyhow::Result<Config> {
     let folder = folder()?;
     let (certificate, key, secret) =
         (folder.join("certificate.pem"), folder.join("key.pem"), folder.join("secret"));
-    make_files(&certificate, &key, &secret)?;
+    let management_key = folder.join(MANAGEMENT_KEY);
+    make_certificate(&certificate, &key)?;
+    make_secret(&secret)?;
+    make_secret(&management_key)?;
     let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let origins = PAGE_PORTS.iter().flat_map(|port| HOSTS.map(|host| format!("{host}:{port}")));
     let backend = if nats.is_some() { Backend::default() } else { Backend::Echo(true) };
@@ -85,6 +91,10 @@ pub(super) fn config(nats: Option<&str>) -> anyhow::Result<Config> {
         listeners: Listeners {
             public: Some(Public::new(loopback(WSS_PORT), Tls::new(certificate, key))),
             plain: Some(Plain::new(loopback(WS_PORT))),
+            management: Some(Management::new(
+                loopback(MANAGEMENT_PORT),
+                vec![SecretSource::File(management_key)],
+            )),
             admin: Some(Admin { address: loopback(ADMIN_PORT) }),
             console: true,
         },
@@ -110,6 +120,11 @@ pub(super) fn config(nats: Option<&str>) -> anyhow::Result<Config> {
     let mut config = Config::parse(&text, Format::Yaml, "moorline dev", process_environment())?;
     admit_own_pages(&mut config);
     Ok(config)
+}
+
+/// The key that `moorline dev` lets into its management API; there once it has run.
+pub(super) fn management_key() -> anyhow::Result<PathBuf> {
+    Ok(folder()?.join(MANAGEMENT_KEY))
 }
 
 /// The console page comes from our own listeners, whatever ports the environment gave them.
@@ -146,11 +161,14 @@ fn say_how_to_connect(config: &Config, addresses: &[SocketAddr]) -> anyhow::Resu
         }
         _ => "echo".to_owned(),
     };
+    let management = config.listeners.management.as_ref();
+    let management = management.map(|door| format!("http://{}", door.address)).unwrap_or_default();
     let text = format!(
         "\nmoorline dev\n\n  \
         url      wss://localhost:{wss}/ws   ws://localhost:{ws}/ws\n  \
         console  https://localhost:{wss}/_moorline/   http://localhost:{ws}/_moorline/\n  \
         backend  {backend}\n  \
+        publish  moorline publish --url {management} --all hello\n  \
         token    {token}\n\n\
         Try it (pip install websockets):\n\n  \
         SSL_CERT_FILE={certificate} python3 -c \"with __import__('websockets.sync.client', \
@@ -178,13 +196,18 @@ fn folder() -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Makes what is missing or no longer good.
-fn make_files(certificate: &Path, key: &Path, secret: &Path) -> anyhow::Result<()> {
+/// Makes a certificate, unless there is a good one.
+fn make_certificate(certificate: &Path, key: &Path) -> anyhow::Result<()> {
     if tls::inspect(&Tls::new(certificate.to_owned(), key.to_owned())).is_err() {
         let made = tls::self_signed(&["localhost", "127.0.0.1", "::1"])?;
         write_private(certificate, made.certificate_pem.as_bytes())?;
         write_private(key, made.key_pem.as_bytes())?;
     }
+    Ok(())
+}
+
+/// Makes a secret, unless there is one.
+fn make_secret(secret: &Path) -> anyhow::Result<()> {
     if fs::metadata(secret).is_err() {
         let random: [u128; 2] = [rand::random(), rand::random()];
         write_private(secret, format!("{:032x}{:032x}", random[0], random[1]).as_bytes())?;

@@ -5,6 +5,9 @@ mod serve;
 mod dev;
 mod check;
 mod token;
+mod management;
+mod publish;
+mod connections;
 mod logging;
 
 use std::io::{self, Write};
@@ -27,6 +30,8 @@ enum Command {
     Dev(dev::Dev),
     Check(check::Check),
     Token(token::Mint),
+    Publish(publish::Publish),
+    Connections(connections::Connections),
 }
 
 /// Runs the command that the arguments name.
@@ -40,6 +45,8 @@ pub async fn run() -> anyhow::Result<ExitCode> {
         Command::Dev(dev) => Box::pin(dev.run()).await,
         Command::Check(check) => Box::pin(check.run()).await,
         Command::Token(mint) => mint.run(),
+        Command::Publish(publish) => Box::pin(publish.run()).await,
+        Command::Connections(connections) => Box::pin(connections.run()).await,
     }
 }
 

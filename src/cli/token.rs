@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Map, Value};
 
-use crate::auth;
-use crate::config::{Config, JwtAlgorithm, Period, process_environment};
+use crate::auth::Minter;
+use crate::config::{Config, Period, process_environment};
 
 use super::{dev, print};
 
@@ -59,33 +58,11 @@ pub(super) fn mint(
     config: &Config,
     user: &str,
     ttl: Period,
-    mut claims: Map<String, Value>,
+    claims: Map<String, Value>,
 ) -> anyhow::Result<String> {
     let Some(jwt) = &config.jwt else { bail!("the config has no jwt section") };
-    let is_hmac = |algorithm: &JwtAlgorithm| {
-        matches!(algorithm, JwtAlgorithm::HS256 | JwtAlgorithm::HS384 | JwtAlgorithm::HS512)
-    };
-    let key = jwt.keys.iter().find_map(|key| {
-        let secret = key.secret.as_ref()?;
-        let algorithm = key.algorithms.iter().copied().find(is_hmac)?;
-        Some((secret, algorithm, key.kid.as_deref()))
-    });
-    let Some((secret, algorithm, kid)) = key else {
+    let Some(minter) = Minter::new(jwt)? else {
         bail!("jwt.keys has no HMAC secret to sign with: tokens must come from your issuer")
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let mut set = |name: &str, value: Value| {
-        claims.entry(name.to_owned()).or_insert(value);
-    };
-    set(&jwt.claims.user, user.into());
-    set("iat", now.into());
-    set("exp", now.saturating_add(ttl.get().as_secs()).into());
-    if let Some(issuer) = &jwt.issuer {
-        set("iss", issuer.as_str().into());
-    }
-    if let Some(audience) = jwt.audience.first() {
-        set("aud", audience.as_str().into());
-    }
-    let secret = secret.read().context("jwt.keys: the secret cannot be read")?;
-    Ok(auth::mint(algorithm, &secret, kid, &claims)?)
+    Ok(minter.mint(user, ttl.get(), claims)?)
 }

@@ -5,7 +5,7 @@
 
 use std::{fs, path::Path};
 
-use super::{Config, Problem, SecretSource};
+use super::{Config, Problem, SecretSource, Tls};
 
 impl Config {
     /// Tries each file and variable that the config names. Relative paths start at the working
@@ -14,14 +14,15 @@ impl Config {
     pub fn check_files(&self) -> Vec<Problem> {
         let mut files = Files::default();
         if let Some(public) = &self.listeners.public {
-            let (tls, at) = (&public.tls, "listeners.public.tls");
-            files.file(&format!("{at}.certificate"), Some(&tls.certificate));
-            files.file(&format!("{at}.key"), Some(&tls.key));
-            for (i, more) in tls.additional.iter().enumerate() {
-                files.file(&format!("{at}.additional[{i}].certificate"), Some(&more.certificate));
-                files.file(&format!("{at}.additional[{i}].key"), Some(&more.key));
+            files.tls("listeners.public.tls", &public.tls);
+        }
+        if let Some(management) = &self.listeners.management {
+            if let Some(tls) = &management.tls {
+                files.tls("listeners.management.tls", tls);
             }
-            files.file(&format!("{at}.client_ca"), tls.client_ca.as_ref());
+            for (i, key) in management.key_files.iter().enumerate() {
+                files.secret(&format!("listeners.management.key_files[{i}]"), Some(key));
+            }
         }
         if let Some(nats) = &self.nats {
             files.secret("nats.password", nats.password.as_ref());
@@ -67,6 +68,16 @@ impl Files {
             let message = format!("cannot read the file `{}`: {problem}", path.display());
             self.0.push(Problem::new(key, &message));
         }
+    }
+
+    fn tls(&mut self, at: &str, tls: &Tls) {
+        self.file(&format!("{at}.certificate"), Some(&tls.certificate));
+        self.file(&format!("{at}.key"), Some(&tls.key));
+        for (i, more) in tls.additional.iter().enumerate() {
+            self.file(&format!("{at}.additional[{i}].certificate"), Some(&more.certificate));
+            self.file(&format!("{at}.additional[{i}].key"), Some(&more.key));
+        }
+        self.file(&format!("{at}.client_ca"), tls.client_ca.as_ref());
     }
 
     fn secret(&mut self, key: &str, source: Option<&SecretSource>) {

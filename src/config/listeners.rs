@@ -1,11 +1,11 @@
-//! The doors: for clients with TLS, for clients without, and for operators.
+//! The doors: for clients with TLS, for clients without, for backends, and for operators.
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Network, Period};
+use super::{Network, Period, SecretSource, Size};
 
 /// Where moorline listens. At least one of `public` and `plain` is needed.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -15,6 +15,8 @@ pub struct Listeners {
     pub public: Option<Public>,
     /// Clients by `ws`, without TLS: only behind a load balancer that ends TLS, or on loopback.
     pub plain: Option<Plain>,
+    /// Backends: the management API, by which they reach clients and ask who is there.
+    pub management: Option<Management>,
     /// Operators: `/livez`, `/readyz`, `/metrics`, `POST /drain`. Not for the internet.
     pub admin: Option<Admin>,
     /// Whether clients' listeners serve the WebSocket console page at `/_moorline/`. For development
@@ -85,6 +87,25 @@ pub enum ForwardedHeader {
     Forwarded,
 }
 
+/// The backends' door. At least one of `key_files` and `tls.client_ca` is needed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Management {
+    /// IP address and port; without `tls`, one of this machine.
+    pub address: SocketAddr,
+    /// Certificates, and what is asked of backends. A certificate by `client_ca` lets its bearer in
+    /// without a key. Default: none, plain HTTP.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+    /// Keys that let their bearers in: a file or `env:NAME` each, at least 32 of `A-Za-z0-9-._~+/`. A
+    /// request shows one itself, or a token signed with it, as the Azure server SDKs do. Default: none.
+    #[serde(default)]
+    pub key_files: Vec<SecretSource>,
+    /// The largest body of a request, and so the largest message. Default: `1MiB`.
+    #[serde(default = "default_max_body")]
+    pub max_body: Size,
+}
+
 /// The operators' door.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -93,7 +114,7 @@ pub struct Admin {
     pub address: SocketAddr,
 }
 
-/// TLS of the public door (RFC 8446, RFC 5246).
+/// TLS of a door (RFC 8446, RFC 5246).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
@@ -167,6 +188,14 @@ impl Plain {
     }
 }
 
+impl Management {
+    /// A door without TLS and with every default, for the bearers of these keys.
+    #[must_use]
+    pub fn new(address: SocketAddr, key_files: Vec<SecretSource>) -> Self {
+        Self { address, tls: None, key_files, max_body: default_max_body() }
+    }
+}
+
 impl Tls {
     /// TLS with one certificate and every default.
     #[must_use]
@@ -185,6 +214,10 @@ impl Tls {
 
 fn default_reload_interval() -> Period {
     Period::secs(10)
+}
+
+fn default_max_body() -> Size {
+    Size::kib(1024)
 }
 
 fn default_proxy_timeout() -> Period {

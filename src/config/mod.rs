@@ -33,8 +33,8 @@ pub use error::{ConfigError, Position, Problem};
 pub use jwt::{Jwks, Jwt, JwtAlgorithm, JwtClaims, JwtKey, JwtSources};
 pub use limits::{HandshakeRate, Limits, Memory, MemoryMax, WhenUserFull};
 pub use listeners::{
-    Admin, Certificate, ClientCertificate, Forwarded, ForwardedHeader, Listeners, Plain,
-    ProxyProtocol, Public, Tls, TlsVersion,
+    Admin, Certificate, ClientCertificate, Forwarded, ForwardedHeader, Listeners, Management,
+    Plain, ProxyProtocol, Public, Tls, TlsVersion,
 };
 pub use load::Format;
 pub use nats::{By, Interest, JetStream, Nats, NatsTls};

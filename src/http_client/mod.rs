@@ -1,5 +1,5 @@
-//! A small client for documents that the operator named, as a key set: one GET, its whole time, its
-//! size and its target bounded.
+//! A small client for what the operator named: a document, as a key set, or a node's management API.
+//! One request, its whole time, the size of its answer and its target bounded.
 //!
 //! Nothing in an answer leads to another request: a redirect is an error. Unencrypted HTTP is taken
 //! only to this machine, and the address is looked at again once connected.
@@ -8,7 +8,7 @@ use std::{net::IpAddr, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as Pool;
@@ -18,10 +18,10 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 /// A client with one set of trusted authorities. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Client {
-    pool: Pool<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
-/// The most that one GET may take.
+/// The most that one request may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// From the first look-up of the name to the last byte.
@@ -30,7 +30,7 @@ pub struct Bounds {
     pub max_size: usize,
 }
 
-/// Why a document was not had.
+/// Why there is no answer, or not the one that was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// Not a URL that is ever asked.
@@ -87,7 +87,15 @@ impl Client {
         Self { pool }
     }
 
-    /// Whether [`get`](Self::get) would ask `url` at all.
+    /// A client that trusts nobody, for plain HTTP to this machine.
+    #[must_use]
+    pub fn plain() -> Self {
+        let nobody = rustls::RootCertStore::empty();
+        let tls = rustls::ClientConfig::builder().with_root_certificates(nobody);
+        Self::new(tls.with_no_client_auth())
+    }
+
+    /// Whether `url` is asked at all.
     ///
     /// # Errors
     /// [`FetchError::Url`].
@@ -112,41 +120,68 @@ impl Client {
         accept: &'static str,
         bounds: Bounds,
     ) -> Result<Bytes, FetchError> {
-        Self::check(url)?;
-        // Boxed, because the connector's future is larger than all of the caller's.
-        let whole = Box::pin(async {
-            let response = self.ask(url, accept).await?;
-            match response.status() {
-                StatusCode::OK => collect(response.into_body(), bounds.max_size).await,
-                status if status.is_redirection() => Err(FetchError::Redirect(status)),
-                status => Err(FetchError::Status(status)),
-            }
-        });
-        match tokio::time::timeout(bounds.timeout, whole).await {
-            Ok(result) => result,
-            Err(_) => Err(FetchError::Timeout(bounds.timeout)),
-        }
-    }
-
-    async fn ask(&self, url: &Uri, accept: &'static str) -> Result<Response<Incoming>, FetchError> {
-        let mut request = Request::new(Empty::new());
+        let mut request = Request::new(Bytes::new());
         *request.method_mut() = Method::GET;
         *request.uri_mut() = url.clone();
-        let headers = request.headers_mut();
-        headers.insert(header::ACCEPT, header::HeaderValue::from_static(accept));
-        headers.insert(header::USER_AGENT, header::HeaderValue::from_static(USER_AGENT));
+        request.headers_mut().insert(header::ACCEPT, header::HeaderValue::from_static(accept));
+        within(bounds, async {
+            let response = self.ask(request).await?;
+            match response.status() {
+                StatusCode::OK => collect(response.into_body(), bounds.max_size).await,
+                status => Err(FetchError::Status(status)),
+            }
+        })
+        .await
+    }
+
+    /// The answer to `request`, whatever its status, but no redirect. Cancel safe: dropping it closes
+    /// the connection.
+    ///
+    /// # Errors
+    /// When there is none, or not all of it within `bounds`.
+    pub async fn send(
+        &self,
+        request: Request<Bytes>,
+        bounds: Bounds,
+    ) -> Result<Response<Bytes>, FetchError> {
+        within(bounds, async {
+            let (head, body) = self.ask(request).await?.into_parts();
+            Ok(Response::from_parts(head, collect(body, bounds.max_size).await?))
+        })
+        .await
+    }
+
+    async fn ask(&self, request: Request<Bytes>) -> Result<Response<Incoming>, FetchError> {
+        Self::check(request.uri())?;
+        let is_plain = request.uri().scheme_str() == Some("http");
+        let mut request = request.map(Full::new);
+        let agent = header::HeaderValue::from_static(USER_AGENT);
+        request.headers_mut().insert(header::USER_AGENT, agent);
         let response = self.pool.request(request).await.map_err(FetchError::Connect)?;
         let peer = response.extensions().get::<HttpInfo>().map(HttpInfo::remote_addr);
         let is_here = peer.is_some_and(|peer| peer.ip().is_loopback());
         // `localhost` is only a name: whoever answers for it must be here (RFC 6761 section 6.3).
-        if url.scheme_str() == Some("http") && !is_here {
+        if is_plain && !is_here {
             return Err(FetchError::NotLoopback);
         }
-        Ok(response)
+        match response.status() {
+            status if status.is_redirection() => Err(FetchError::Redirect(status)),
+            _ => Ok(response),
+        }
     }
 }
 
 const USER_AGENT: &str = concat!("moorline/", env!("CARGO_PKG_VERSION"));
+
+/// What comes of `work`, unless that takes too long.
+async fn within<T>(
+    bounds: Bounds,
+    work: impl Future<Output = Result<T, FetchError>>,
+) -> Result<T, FetchError> {
+    // Boxed, because the connector's future is larger than all of the caller's.
+    let done = tokio::time::timeout(bounds.timeout, Box::pin(work)).await;
+    done.unwrap_or(Err(FetchError::Timeout(bounds.timeout)))
+}
 
 async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, FetchError> {
     // An honest length saves reading what will be refused; a false one is noticed below.

@@ -22,6 +22,24 @@ async fn a_document_is_had_over_http_and_https() {
 }
 
 #[tokio::test]
+async fn a_request_is_answered_with_whatever_came_but_a_redirect() {
+    let server = Server::start(Answer::Silence).await;
+    let send = async |max_size| {
+        let request = Request::builder().uri(server.url()).body(Bytes::new()).unwrap();
+        client(None).send(request, Bounds { max_size, ..BOUNDS }).await
+    };
+    let refused = "HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ngone";
+    server.set(Answer::Raw(refused.into()));
+    let answer = send(4).await.unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.body()[..]), (404, &b"gone"[..]));
+    assert!(matches!(send(3).await, Err(FetchError::TooLarge(3))));
+    server.set(Answer::status("307 There\r\nLocation: http://127.0.0.1/"));
+    assert!(matches!(send(4).await, Err(FetchError::Redirect(_))));
+    let elsewhere = Request::builder().uri("http://192.0.2.1/").body(Bytes::new()).unwrap();
+    assert!(matches!(Client::plain().send(elsewhere, BOUNDS).await, Err(FetchError::Url)));
+}
+
+#[tokio::test]
 async fn anything_but_a_whole_200_is_an_error() {
     let target = Server::start(Answer::ok("target")).await;
     let server = Server::start(Answer::Silence).await;

@@ -141,6 +141,19 @@ pub(super) fn register() -> Metrics {
             "Commands that this node has not obeyed.",
             &["reason"],
         ),
+        management_requests: counters(
+            r,
+            "management_requests_total",
+            "Requests to the management API answered, by what they ask for and the result.",
+            &["operation", "result"],
+        ),
+        management_duration: histograms(
+            r,
+            "management_request_duration_seconds",
+            "Time from the head of a management request to its answer.",
+            &["operation"],
+            FAST,
+        ),
         handshakes: counters(
             r,
             "handshakes_total",

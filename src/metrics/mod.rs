@@ -41,6 +41,8 @@ pub struct Metrics {
     pushes_refused: IntCounterVec,
     commands: IntCounterVec,
     commands_refused: IntCounterVec,
+    management_requests: IntCounterVec,
+    management_duration: HistogramVec,
     handshakes: IntCounterVec,
     handshake_duration: HistogramVec,
     tls_handshakes: IntCounterVec,
@@ -162,14 +164,42 @@ impl Metrics {
         self.commands_refused.with_label_values(&[reason]).inc();
     }
 
-    /// When the certificate at this place in the config ends, in seconds since 1970.
-    pub fn certificate_expiry(&self, certificate: &str, at: i64) {
-        self.certificate_expiry.with_label_values(&[certificate]).set(at);
+    /// One request of a backend was answered, so long after its head.
+    pub fn management(&self, operation: &'static str, result: &'static str, seconds: f64) {
+        self.management_requests.with_label_values(&[operation, result]).inc();
+        self.management_duration.with_label_values(&[operation]).observe(seconds);
     }
 
-    /// Forgets the ends of certificates, before those that are served now are told.
-    pub fn forget_certificates(&self) {
-        self.certificate_expiry.reset();
+    /// Makes the counters of all `operations` and `results`, at zero.
+    pub fn declare_management(
+        &self,
+        operations: impl IntoIterator<Item = &'static str>,
+        results: [&'static str; 5],
+    ) {
+        for operation in operations {
+            self.management_duration.with_label_values(&[operation]);
+            for result in results {
+                self.management_requests.with_label_values(&[operation, result]);
+            }
+        }
+    }
+
+    /// When the certificates of the section at `place` in the config end, in seconds since 1970: the
+    /// first one, and the additional ones.
+    pub fn certificate_expiries(&self, place: &str, ends: impl IntoIterator<Item = i64>) {
+        let label = |i: usize| match i.checked_sub(1) {
+            None => place.to_owned(),
+            Some(additional) => format!("{place}.additional.{additional}"),
+        };
+        let mut next = 0;
+        for end in ends {
+            self.certificate_expiry.with_label_values(&[label(next).as_str()]).set(end);
+            next += 1;
+        }
+        // Those that were served before and are no more.
+        while self.certificate_expiry.remove_label_values(&[label(next).as_str()]).is_ok() {
+            next += 1;
+        }
     }
 
     /// 1 while the NATS connection is up, else 0.

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use super::disk::Disk;
 use super::{Crews, ServerError};
 use crate::admin::{Admin, Drain};
-use crate::auth::{Revocations, Verifier};
+use crate::auth::{AccessKeys, Minter, Revocations, Verifier};
 use crate::cluster::{Cluster, Farewells, Parts, UserQuota};
 use crate::config::{AuthMode, Backend, Config, EventKind, JetStream, Jwt, Route};
 use crate::edge::{Edge, Proxies, Rules};
@@ -17,6 +17,7 @@ use crate::http_client::Client;
 use crate::hub::{Fleet, Interest, Roster, Table};
 use crate::id::NodeId;
 use crate::limits::{Admission, Limit, Limited, Memory, Pending, Permits, Users};
+use crate::management::{self, Management};
 use crate::metrics::Metrics;
 use crate::nats::{Nats, Store};
 use crate::relay::{Hold, Relay};
@@ -50,6 +51,16 @@ pub(super) struct Served {
     pub(super) rules: Arc<Rules>,
     /// Who checks tokens, kept apart from the routes for the next one to begin with.
     pub(super) verifier: Option<Verifier>,
+    /// What backends meet; none without a door for them.
+    pub(super) management: Option<Arc<management::Rules>>,
+}
+
+impl Served {
+    /// The certificates of both doors, which are watched.
+    pub(super) fn acceptors(&self) -> impl Iterator<Item = &Acceptor> {
+        let management = self.management.iter().filter_map(|rules| rules.acceptor.as_ref());
+        self.rules.acceptor.iter().chain(management)
+    }
 }
 
 /// Clients that are told by a close frame why they are refused, at the same time.
@@ -145,7 +156,35 @@ pub(super) async fn served(
     let public = public.as_ref().map(Proxies::from).unwrap_or_default();
     let plain = plain.as_ref().map(Proxies::from).unwrap_or_default();
     let rules = Arc::new(Rules { doors, limits: config.limits, acceptor, public, plain });
-    Ok(Served { rules, verifier })
+    let before = before.and_then(|before| before.management.as_deref());
+    let management =
+        Box::pin(backends(config, core, verifier.as_ref(), before)).await?.map(Arc::new);
+    Ok(Served { rules, verifier, management })
+}
+
+/// Builds what backends meet by `config`, after what they met `before`.
+async fn backends(
+    config: &Config,
+    core: &Core,
+    verifier: Option<&Verifier>,
+    before: Option<&management::Rules>,
+) -> Result<Option<management::Rules>, ServerError> {
+    let Some(door) = &config.listeners.management else { return Ok(None) };
+    let acceptor = match (&door.tls, before.and_then(|before| before.acceptor.as_ref())) {
+        (None, _) => None,
+        (Some(tls), Some(acceptor)) => Some(acceptor.renewed(tls).await?),
+        (Some(tls), None) => Some(Acceptor::open("listeners.management.tls", tls).await?),
+    };
+    let (files, jwt) = (door.key_files.clone(), config.jwt.clone());
+    let read = move || {
+        let keys = AccessKeys::read("listeners.management.key_files", &files)?;
+        let minter = jwt.as_ref().map(Minter::new).transpose()?.flatten();
+        Ok((keys, minter))
+    };
+    let (keys, minter) = core.disk.read("listeners.management", read).await?;
+    let (verifier, limits) = (verifier.cloned(), config.limits);
+    let max_body = door.max_body.bytes();
+    Ok(Some(management::Rules { keys, acceptor, verifier, minter, limits, max_body }))
 }
 
 /// Serves all hubs of `config`, before it lets clients into them.
@@ -179,6 +218,11 @@ pub(super) fn edge(config: &Config, core: &Core, rules: Arc<Rules>) -> Edge {
         metrics: core.metrics.clone(),
         tasks: core.crews.doors.clone(),
     }
+}
+
+/// Builds the backends' door.
+pub(super) fn management(core: &Core, rules: Arc<management::Rules>) -> Management {
+    Management::new(core.fleet.clone(), rules, &core.metrics, &core.crews.backends)
 }
 
 /// Builds the operators' door.

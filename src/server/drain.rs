@@ -24,6 +24,8 @@ struct Schedule {
 
 /// Time for what is still on its way to NATS.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for what backends have asked for to be done.
+const BACKENDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for the last writes to the registry, and to give the lease back.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for operators who wait for the end to read that it came.
@@ -55,6 +57,8 @@ impl Node {
             never = self.report(&schedule) => match never {},
         };
         self.tell(Stage::Over, left, Duration::ZERO);
+        self.core.crews.backends.stop();
+        let _ = timeout(BACKENDS_TIMEOUT, self.core.crews.backends.ended()).await;
         if !self.core.cluster.release(Instant::now() + RELEASE_TIMEOUT).await {
             tracing::warn!("not all of this node's state was given back; others will find out");
         }

@@ -21,6 +21,7 @@ use crate::admin::{Admin, Drain};
 use crate::config::Config;
 use crate::edge::{Edge, Transport, listen};
 use crate::handshake::Door;
+use crate::management::Management;
 use crate::metrics::Metrics;
 use crate::nats::Nats;
 use crate::task::Tasks;
@@ -38,6 +39,7 @@ pub struct Node {
     core: Core,
     edge: Arc<Edge>,
     admin: Option<(Arc<Admin>, TcpListener)>,
+    management: Option<(Arc<Management>, Option<TcpListener>)>,
     doors: Vec<(TcpListener, Transport)>,
     drain: Drain,
     /// Where a new config comes from; without it, only the files that the config names are read again.
@@ -64,6 +66,9 @@ struct Crews {
     doors: Tasks,
     /// Open connections.
     connections: Tasks,
+    /// The backends' door: backends talk to clients until the last of them has left, and need NATS
+    /// for it.
+    backends: Tasks,
     /// The operators' door, which tells those who ask that all clients have left.
     operators: Tasks,
     /// What serves all of them to the end: NATS, keys, certificates.
@@ -73,7 +78,13 @@ struct Crews {
 impl Crews {
     fn new(metrics: &Metrics) -> Self {
         let tasks = || Tasks::counted(metrics.task_panics().clone());
-        Self { doors: tasks(), connections: tasks(), operators: tasks(), background: tasks() }
+        Self {
+            doors: tasks(),
+            connections: tasks(),
+            backends: tasks(),
+            operators: tasks(),
+            background: tasks(),
+        }
     }
 }
 
@@ -106,6 +117,13 @@ impl Node {
         if let Some(plain) = &config.listeners.plain {
             doors.push((open(plain.address)?, Transport::Plain));
         }
+        let management = match (&config.listeners.management, &served.management) {
+            (Some(door), Some(rules)) => {
+                let listener = open(door.address)?;
+                Some((Arc::new(build::management(&core, Arc::clone(rules))), Some(listener)))
+            }
+            _ => None,
+        };
         let drain = Drain::new();
         let admin = match &config.listeners.admin {
             Some(admin) => {
@@ -116,6 +134,7 @@ impl Node {
         };
         Ok(Self {
             edge: Arc::new(build::edge(&config, &core, Arc::clone(&served.rules))),
+            management,
             admin,
             doors,
             drain,
@@ -169,6 +188,14 @@ impl Node {
             let edge = Arc::clone(&self.edge);
             let serve = move |listener| Arc::clone(&edge).serve(listener, transport);
             listener::keep(&self.core.crews.doors, "listener", listener, serve);
+        }
+        if let Some((management, listener)) = &mut self.management
+            && let Some(listener) = listener.take()
+        {
+            announce(&listener, "management");
+            let management = Arc::clone(management);
+            let serve = move |listener| Arc::clone(&management).serve(listener);
+            listener::keep(&self.core.crews.backends, "management", listener, serve);
         }
         if let Some((admin, listener)) = self.admin.take() {
             announce(&listener, "admin");
@@ -245,7 +272,8 @@ impl Node {
     fn watch_certificates(&mut self) {
         self.certificate_watch.cancel();
         self.certificate_watch = CancellationToken::new();
-        if let Some(acceptor) = self.served.rules.acceptor.clone() {
+        for acceptor in self.served.acceptors() {
+            let acceptor = acceptor.clone();
             let (replaced, metrics) = (self.certificate_watch.clone(), self.core.metrics.clone());
             self.until_the_end("certificates", move || {
                 acceptor.clone().watch(metrics.clone(), replaced.clone().cancelled_owned())

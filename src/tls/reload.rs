@@ -111,18 +111,12 @@ impl Acceptor {
     }
 
     fn tell_expiry(&self, metrics: &Metrics) {
-        metrics.forget_certificates();
-        for (at, facts) in self.0.served.load().facts.iter().enumerate() {
+        let served = self.0.served.load();
+        let ends = served.facts.iter().map(|facts| {
             let end = facts.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let end = i64::try_from(end).unwrap_or(i64::MAX);
-            match at.checked_sub(1) {
-                None => metrics.certificate_expiry(self.place(), end),
-                Some(other) => {
-                    let place = format!("{}.additional.{other}", self.place());
-                    metrics.certificate_expiry(&place, end);
-                }
-            }
-        }
+            i64::try_from(end).unwrap_or(i64::MAX)
+        });
+        metrics.certificate_expiries(self.place(), ends);
     }
 
     fn place(&self) -> &str {

@@ -114,7 +114,7 @@ async fn the_environment_overrides_the_file() {
 
 #[tokio::test]
 async fn every_command_explains_itself_with_an_example() {
-    for command in ["serve", "dev", "check", "token"] {
+    for command in ["serve", "dev", "check", "token", "publish", "connections"] {
         let (ok, said) = finish(moorline(&[command, "--help"])).await;
         assert!(
             ok && said.contains("Example") && said.contains(&format!("moorline {command}")),

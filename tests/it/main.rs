@@ -25,6 +25,7 @@ mod tls;
 mod relaying;
 mod outages;
 mod pushes;
+mod management;
 mod cluster;
 mod control;
 mod connections;

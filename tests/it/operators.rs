@@ -39,7 +39,13 @@ async fn readiness_ends_before_the_node_does() {
 /// are built on these names, so a change is a decision.
 #[tokio::test]
 async fn the_metrics_are_those_on_the_list() {
-    let node = Node::start(ECHO);
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), "a-key-of-backends-that-is-long-enough").unwrap();
+    let listeners = format!(
+        "plain: {{address: '127.0.0.1:0'}}\nmanagement: {{address: '127.0.0.1:0', key_files: [{}]}}",
+        key.path().display()
+    );
+    let node = Node::with_listeners(&listeners, ECHO);
     let mut client = Client::connect(node.ws()).await;
     client.ask("one").await;
     client.close().await;

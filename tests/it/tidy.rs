@@ -9,7 +9,7 @@ const ROWS: &[&[&str]] = &[
     &["fuzzing"],
     &["cli"],
     &["server"],
-    &["edge", "admin"],
+    &["edge", "management", "admin"],
     &["handshake"],
     &["connection"],
     &["cluster"],

@@ -229,6 +229,16 @@ async fn a_minted_token_verifies_and_keys_describe_themselves() {
     let text = mint(JwtAlgorithm::HS256, SECRET, Some("hs"), claims).unwrap();
     assert_eq!(verify(&verifier, &text).await.unwrap().claims, *claims);
     assert!(mint(JwtAlgorithm::ES256, SECRET, None, claims).is_err());
+    let ours = Jwt { typ: Some("at+jwt".to_owned()), ..config(folder.path()) };
+    let minter = Minter::new(&ours).unwrap().unwrap();
+    let more = serde_json::json!({"groups": ["red"]}).as_object().unwrap().clone();
+    let text = minter.mint("bob", Duration::from_secs(60), more).unwrap();
+    let identity = Verifier::new(&ours, None, &Tasks::new()).unwrap().verify(&token(&text)).await;
+    let identity = identity.unwrap();
+    assert_eq!((identity.user.as_str(), identity.groups[0].as_str()), ("bob", "red"));
+    assert!(!format!("{minter:?}").contains("0123456789abcdef"));
+    let no_secret = Jwt { keys: Vec::new(), ..ours };
+    assert!(Minter::new(&no_secret).unwrap().is_none());
 
     let shown: Vec<String> = verifier.describe().iter().map(ToString::to_string).collect();
     assert_eq!(

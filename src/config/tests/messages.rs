@@ -30,7 +30,8 @@ fn an_unknown_key_says_where_and_what_was_meant() {
     assert_eq!(said("listen: {}"), "1:1: listen: unknown key; did you mean `listeners`?");
     assert_eq!(
         said("listeners:\n  wss: {}"),
-        "2:3: listeners.wss: unknown key; the keys here are `public`, `plain`, `admin` or `console`"
+        "2:3: listeners.wss: unknown key; the keys here are `public`, `plain`, `management`, `admin` or \
+         `console`"
     );
 }
 
@@ -40,8 +41,8 @@ fn a_wrong_type_says_what_was_expected_and_found() {
         ("routes: 5", "1:9: routes: expected a list, found `5`"),
         (
             "listeners: x",
-            "1:12: listeners: expected a section with keys such as `public`, `plain`, `admin` or \
-             `console`, found `x`",
+            "1:12: listeners: expected a section with keys such as `public`, `plain`, `management`, \
+             `admin` or `console`, found `x`",
         ),
         (
             "listeners: {plain: {address: 'localhost:80'}}",

@@ -101,6 +101,39 @@ fn who_is_believed_at_a_door() {
 }
 
 #[test]
+fn who_may_manage_and_from_where() {
+    let with =
+        |keys: &str| format!("listeners: {{plain: {{address: '[::]:0'}}, management: {{{keys}}}}}");
+    let tls = "tls: {certificate: c, key: k";
+    for (keys, expected) in [
+        ("address: '127.0.0.1:1'".to_owned(), "listeners.management: nobody could be let in"),
+        (
+            format!("address: '127.0.0.1:1', {tls}}}"),
+            "listeners.management: nobody could be let in; add `key_files`",
+        ),
+        (
+            "address: '0.0.0.0:1', key_files: [k]".to_owned(),
+            "listeners.management.address: without `tls` only an address of this machine is taken",
+        ),
+        (
+            format!("address: '0.0.0.0:1', key_files: [k], {tls}, client_certificate: required}}"),
+            "listeners.management.tls.client_certificate: `required` needs `client_ca`",
+        ),
+        (
+            "address: '127.0.0.1:1', key_files: [k], max_body: 1GiB".to_owned(),
+            "listeners.management.max_body: expected 1KiB to 64MiB, found 1GiB",
+        ),
+    ] {
+        refused(&[(with(&keys).as_str(), expected)]);
+    }
+    accepted(&[
+        &with("address: '127.0.0.1:1', key_files: [k, 'env:KEY']"),
+        &with("address: '[::1]:1', key_files: [k]"),
+        &with(&format!("address: '0.0.0.0:1', {tls}, client_ca: a}}")),
+    ]);
+}
+
+#[test]
 fn nats() {
     refused(&[
         ("nats: {servers: []}", "nats.servers: expected at least one server"),

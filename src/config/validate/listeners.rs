@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use super::{DAY, Findings, MINUTE};
-use crate::config::{ClientCertificate, Forwarded, Listeners, Period, ProxyProtocol, Tls};
+use crate::config::{
+    ClientCertificate, Forwarded, Listeners, Management, Period, ProxyProtocol, Size, Tls,
+};
 
 /// Checks the doors.
 pub(super) fn check(listeners: &Listeners, findings: &mut Findings) {
@@ -17,6 +19,7 @@ pub(super) fn check(listeners: &Listeners, findings: &mut Findings) {
     let doors = [
         ("listeners.public.address", listeners.public.as_ref().map(|door| door.address)),
         ("listeners.plain.address", listeners.plain.as_ref().map(|door| door.address)),
+        ("listeners.management.address", listeners.management.as_ref().map(|door| door.address)),
         ("listeners.admin.address", listeners.admin.as_ref().map(|door| door.address)),
     ];
     let mut taken: Vec<(&str, SocketAddr)> = Vec::new();
@@ -31,7 +34,7 @@ pub(super) fn check(listeners: &Listeners, findings: &mut Findings) {
         }
     }
     if let Some(public) = &listeners.public {
-        tls(&public.tls, findings);
+        tls("listeners.public.tls", &public.tls, findings);
         proxies(
             "listeners.public",
             public.proxy_protocol.as_ref(),
@@ -47,14 +50,40 @@ pub(super) fn check(listeners: &Listeners, findings: &mut Findings) {
             findings,
         );
     }
+    if let Some(door) = &listeners.management {
+        management(door, findings);
+    }
 }
 
-fn tls(tls: &Tls, findings: &mut Findings) {
+fn management(door: &Management, findings: &mut Findings) {
+    let has_authorities = door.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    findings.need(
+        has_authorities || !door.key_files.is_empty(),
+        "listeners.management",
+        "nobody could be let in; add `key_files`, or `tls` with `client_ca`, the authorities that \
+         backends' certificates are checked against",
+    );
+    // A key or a message in the clear is everybody's between here and there.
+    findings.need(
+        door.tls.is_some() || door.address.ip().to_canonical().is_loopback(),
+        "listeners.management.address",
+        "without `tls` only an address of this machine is taken, as `127.0.0.1:8444`; add \
+         `tls: {certificate: c.pem, key: k.pem}`",
+    );
+    if let Some(section) = &door.tls {
+        tls("listeners.management.tls", section, findings);
+    }
+    let (least, most) = (Size::kib(1), Size::kib(64 * 1024));
+    findings.range("listeners.management.max_body", door.max_body, least, most);
+}
+
+/// The `tls` section at this path.
+fn tls(path: &str, tls: &Tls, findings: &mut Findings) {
     let interval = tls.reload_interval;
-    findings.period("listeners.public.tls.reload_interval", interval, Period::secs(1), DAY);
+    findings.period(&format!("{path}.reload_interval"), interval, Period::secs(1), DAY);
     findings.need(
         tls.client_certificate == ClientCertificate::Optional || tls.client_ca.is_some(),
-        "listeners.public.tls.client_certificate",
+        &format!("{path}.client_certificate"),
         "`required` needs `client_ca`, the authorities that client certificates are checked against",
     );
 }

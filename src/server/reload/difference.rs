@@ -8,12 +8,15 @@ use crate::config::Config;
 
 /// The keys that a reload changes, with all below them. Every other key needs a restart, also one that
 /// is new here: what is made of it at the start lives as long as the node.
-const CHANGEABLE: [&str; 12] = [
+const CHANGEABLE: [&str; 15] = [
     "listeners.public.tls",
     "listeners.public.proxy_protocol",
     "listeners.public.forwarded",
     "listeners.plain.proxy_protocol",
     "listeners.plain.forwarded",
+    "listeners.management.tls",
+    "listeners.management.key_files",
+    "listeners.management.max_body",
     "jwt",
     "routes",
     "plans",
@@ -98,6 +101,27 @@ mod tests {
         ] {
             assert_eq!(first_fixed(&base, &config(&text)).as_deref(), key, "{text}");
         }
+    }
+
+    #[test]
+    fn of_the_backends_door_only_the_address_needs_a_restart() {
+        let door = |keys: &str| {
+            let door = format!("  management: {{address: '127.0.0.1:3', {keys}}}\n");
+            config(&BASE.replacen("nats:", &format!("{door}nats:"), 1))
+        };
+        let base = door("key_files: [a]");
+        for keys in [
+            "key_files: [b, c]",
+            "key_files: [a], max_body: 2KiB",
+            "tls: {certificate: c, key: k, client_ca: ca}",
+        ] {
+            assert_eq!(first_fixed(&base, &door(keys)), None, "{keys}");
+        }
+        let other = config(&base.to_yaml().replace("127.0.0.1:3", "127.0.0.1:4"));
+        let address = Some("listeners.management.address");
+        assert_eq!(first_fixed(&base, &other).as_deref(), address);
+        let none = Some("listeners.management");
+        assert_eq!(first_fixed(&base, &config(BASE)).as_deref(), none);
     }
 
     #[test]

@@ -136,6 +136,9 @@ impl Node {
         let changed = difference::sections(&self.config, &config).join(", ");
         let limits = config.limits;
         self.edge.rules.store(Arc::clone(&served.rules));
+        if let (Some((door, _)), Some(rules)) = (&self.management, &served.management) {
+            door.set_rules(Arc::clone(rules));
+        }
         self.core.cluster.set_ways(served.rules.doors.targets().map(Door::way));
         self.core.table.set_limits(&limits);
         self.core.revocations.set_lifetime(build::revocation_lifetime(&config));
@@ -151,12 +154,10 @@ impl Node {
         }
         self.longest_events = self.longest_events.max(build::longest_events(&config));
         self.longest_close = self.longest_close.max(build::longest_close(&config));
-        let is_same_acceptor = match (&self.served.rules.acceptor, &served.rules.acceptor) {
-            (Some(old), Some(new)) => old.is(new),
-            _ => true,
-        };
+        let are_same_acceptors = self.served.acceptors().count() == served.acceptors().count()
+            && self.served.acceptors().zip(served.acceptors()).all(|(old, new)| old.is(new));
         (self.config, self.served) = (config, served);
-        if !is_same_acceptor {
+        if !are_same_acceptors {
             self.watch_certificates();
         }
         self.core.metrics.config_reload("ok");

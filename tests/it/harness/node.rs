@@ -20,7 +20,7 @@ const LOG_SHOWN: usize = 4000;
 pub(crate) struct Node {
     child: Child,
     log: Arc<Log>,
-    /// By scheme: `wss`, `ws`, `admin`.
+    /// By scheme: `wss`, `ws`, `management`, `admin`.
     addresses: HashMap<String, SocketAddr>,
     folder: TempDir,
 }
@@ -77,7 +77,7 @@ impl Node {
         Self::run(folder, |command| {
             command.arg("dev").args(arguments).env("XDG_CACHE_HOME", home);
             // Not port 0: the pages that may connect are known by their ports.
-            for door in ["PUBLIC", "PLAIN", "ADMIN"] {
+            for door in ["PUBLIC", "PLAIN", "MANAGEMENT", "ADMIN"] {
                 let address = format!("127.0.0.1:{}", super::free_port());
                 command.env(format!("MOORLINE_LISTENERS__{door}__ADDRESS"), address);
             }
@@ -114,6 +114,10 @@ impl Node {
 
     pub(crate) fn wss(&self) -> SocketAddr {
         self.addresses["wss"]
+    }
+
+    pub(crate) fn management(&self) -> SocketAddr {
+        self.addresses["management"]
     }
 
     pub(crate) fn admin(&self) -> SocketAddr {
