@@ -222,7 +222,8 @@ pub(super) fn edge(config: &Config, core: &Core, rules: Arc<Rules>) -> Edge {
 
 /// Builds the backends' door.
 pub(super) fn management(core: &Core, rules: Arc<management::Rules>) -> Management {
-    Management::new(core.fleet.clone(), rules, &core.metrics, &core.crews.backends)
+    let (fleet, revocations) = (core.fleet.clone(), core.revocations.clone());
+    Management::new(fleet, revocations, rules, &core.metrics, &core.crews.backends)
 }
 
 /// Builds the operators' door.
