@@ -72,7 +72,7 @@ async fn examine(config: &Config, report: &mut Report) {
     if let Some(management) = &config.listeners.management {
         management.tls.iter().for_each(|tls| certificates(tls, report));
         match AccessKeys::read("listeners.management.key_files", &management.key_files) {
-            Ok(_) => report.ok("management", format_args!("{} keys", management.key_files.len())),
+            Ok(_) => report.ok("management", format_args!("keys: {}", management.key_files.len())),
             Err(error) => report.fail("management", error),
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::time::{Instant, sleep};
@@ -27,6 +28,11 @@ pub(super) struct Takeover {
     pub(super) revision: Option<Revision>,
 }
 
+/// A key of our own below the lease. Who reads what we have just written there reads all that was
+/// written before it.
+const BARRIER: &str = "taken";
+const STALE_PAUSE: Duration = Duration::from_millis(50);
+const STALE_LOOKS: u32 = 100;
 /// Connections that are told of at the same time.
 const AT_ONCE: usize = 256;
 /// How long it stays known that a lease is finished: for a node that was frozen for as long.
@@ -52,9 +58,21 @@ impl Takeover {
 
     /// Tells of all entries that there are, until there are none.
     async fn sweep(&self, give_up: Instant) -> Result<(), StoreError> {
-        let below = self.lease.key();
+        let connections = &self.buckets.connections;
+        let barrier = Key::of(&[&self.lease.to_string(), BARRIER]);
+        let written = connections.put(&barrier, Bytes::new(), deadline()).await?;
+        let mut patience = STALE_LOOKS;
         loop {
-            let all = self.buckets.connections.all(Some(&below), deadline()).await?;
+            let mut all = connections.all(Some(&self.lease.key()), deadline()).await?;
+            let before = all.len();
+            all.retain(|record| record.revision != written);
+            if all.len() == before {
+                // The server that answered has not heard of the last writes yet, or somebody else has
+                // written there since.
+                patience = patience.checked_sub(1).ok_or(StoreError::Conflict)?;
+                sleep(STALE_PAUSE).await;
+                continue;
+            }
             if all.is_empty() {
                 break;
             }
@@ -62,6 +80,7 @@ impl Takeover {
             let told: Vec<_> = stream::iter(all).buffer_unordered(AT_ONCE).collect().await;
             told.into_iter().collect::<Result<(), StoreError>>()?;
         }
+        connections.forget(&barrier, None, deadline()).await?;
         self.inner.quotas.forget(self.lease).await;
         if let Some(revision) = self.revision {
             let (key, value) = (self.lease.key(), Lease::Finished.to_json());

@@ -26,8 +26,8 @@ pub(super) const NO_STREAM: u64 = 10059;
 pub(super) const NO_MESSAGE: u64 = 10037;
 pub(super) const NAME_IN_USE: u64 = 10058;
 const WRONG_LAST: [u64; 2] = [10071, 10164];
-/// Not enabled on the servers, not for the account, or without a leader.
-const ABSENT: [u64; 4] = [10076, 10039, 10008, 10009];
+/// Not enabled on the servers, or not for the account. One that has no leader now is another matter.
+const ABSENT: [u64; 2] = [10076, 10039];
 
 /// What a bucket is.
 #[derive(Debug, Deserialize)]

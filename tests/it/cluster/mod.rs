@@ -1,11 +1,13 @@
 //! What becomes of a node's clients when the node dies, freezes, or loses NATS: backends hear of each
 //! end, once, and nobody is taken over who lives.
 
+mod quota;
+
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::kv;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use serde_json::Value;
 
 use crate::harness::{Answer, Client, NatsServer, Node, Request, Worker, eventually, header};
@@ -63,6 +65,22 @@ impl Fleet {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         started.elapsed()
+    }
+
+    /// How many connections there are, by the word of all nodes, of which there are so many.
+    async fn present(&self, nodes: usize) -> u64 {
+        let client = self.nats.client().await;
+        let mut answers = client.subscribe("harness.count").await.unwrap();
+        let (asked, count) = ("moorline.default.ctl.all", r#"{"command":"count"}"#);
+        client.publish_with_reply(asked, "harness.count", count.into()).await.unwrap();
+        let mut sum = 0;
+        for _ in 0..nodes {
+            let answer = tokio::time::timeout(PATIENCE, answers.next()).await.unwrap().unwrap();
+            let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+            assert_eq!(answer["nodes"], nodes, "{answer}");
+            sum += answer["connections"].as_u64().unwrap();
+        }
+        sum
     }
 
     /// The keys of the registry.
@@ -123,6 +141,7 @@ async fn each_end_of_a_dead_nodes_clients_is_told_once() {
         assert_eq!(client.ask("hello").await, "hello");
     }
     assert_eq!(fleet.ends().len(), 1005);
+    assert_eq!(fleet.present(2).await, 10);
 }
 
 #[tokio::test]

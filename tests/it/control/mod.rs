@@ -26,7 +26,7 @@ struct Stage {
 }
 
 impl Stage {
-    async fn new(nodes: usize) -> Self {
+    async fn new(count: usize) -> Self {
         let monitor = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let nats = NatsServer::with_config(&format!("http: '{monitor}'")).await;
         let worker = Worker::start(&nats, "moorline.default.in.*", |message| {
@@ -45,14 +45,15 @@ impl Stage {
                 nats.url()
             ))
         };
-        let nodes: Vec<_> = (0..nodes).map(start).collect();
+        let nodes: Vec<_> = (0..count).map(start).collect();
         for node in &nodes {
             node.reaches_nats().await;
         }
         let stage = Self { nats, monitor, publisher, nodes, _worker: worker };
-        eventually("all nodes listen", async || {
+        eventually("all nodes listen and know of each other", async || {
             let answers = stage.ask("ctl.all", r#"{"command":"count"}"#).await;
-            (answers.len() == stage.nodes.len()).then_some(())
+            let know_all = answers.iter().all(|answer| answer["nodes"] == count);
+            (answers.len() == count && know_all).then_some(())
         })
         .await;
         stage
@@ -168,7 +169,7 @@ async fn a_connection_is_described_and_is_gone_when_it_is_gone() {
     let (node, _) = id.split_once('.').unwrap();
     assert_eq!(
         (&info["node"], &info["nodes"], &info["refused"]),
-        (&json!(node), &json!(null), &json!(null))
+        (&json!(node), &json!(2), &json!(null))
     );
     let described = &info["info"][0];
     assert_eq!(described["id"], id);
