@@ -212,7 +212,7 @@ mod tests {
         let admin = Admin {
             nats: None,
             cluster: Cluster::solo(&table, &fleet, &tasks, &metrics),
-            revocations: Revocations::solo(Duration::from_secs(60), table),
+            revocations: Revocations::solo(Duration::from_secs(60), table, &tasks),
             metrics,
             drain: drain.clone(),
             places,

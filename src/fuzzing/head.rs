@@ -137,7 +137,7 @@ fn edge() -> (Edge, Caller) {
         AuthMode::Jwt => Gate::Jwt {
             verifier: VERIFIER.clone(),
             sources: sources(),
-            revocations: Revocations::solo(Duration::from_secs(60), table.clone()),
+            revocations: Revocations::solo(Duration::from_secs(60), table.clone(), &Tasks::new()),
         },
     };
     let doors = ROUTES.iter().map(|(route, relay)| {

@@ -29,7 +29,7 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Self {
-        let metrics = Metrics::new();
+        let (metrics, tasks) = (Metrics::new(), Tasks::new());
         let table = Table::new(&Limits::default(), &metrics);
         let fleet = Fleet::solo(table.clone());
         fleet.open([HubName::default()].iter()).await;
@@ -46,8 +46,8 @@ impl Stage {
             limits: Limits::default(),
             max_body: MAX_BODY,
         };
-        let revocations = Revocations::solo(Duration::from_secs(3600), table);
-        let door = Management::new(fleet, revocations, Arc::new(rules), &metrics, &Tasks::new());
+        let revocations = Revocations::solo(Duration::from_secs(3600), table, &tasks);
+        let door = Management::new(fleet, revocations, Arc::new(rules), &metrics, &tasks);
         Self { door, ann, mailbox, registered }
     }
 

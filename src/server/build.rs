@@ -118,10 +118,10 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
         }
         _ => {
             let cluster = Cluster::solo(&table, &fleet, &crews.background, &metrics);
-            (cluster, Revocations::solo(kept, table.clone()))
+            (cluster, Revocations::solo(kept, table.clone(), &crews.background))
         }
     };
-    revocations.obey(&crews.background);
+    revocations.obey();
     let hold = Hold::new(config.limits.max_held.bytes());
     let memory = Memory::default();
     Ok(Core { id, table, nats, fleet, cluster, revocations, hold, metrics, crews, disk, memory })

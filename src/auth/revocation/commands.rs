@@ -7,17 +7,16 @@ use futures_util::stream::poll_fn;
 
 use super::{RevocationError, RevocationWish, Revocations};
 use crate::hub::Demand;
-use crate::task::Tasks;
 
 /// Revocations that are written at the same time.
 const AT_ONCE: usize = 16;
 
 impl Revocations {
-    /// Revokes what commands to the hubs wish, on `tasks` and until they stop. Once a node.
-    pub fn obey(&self, tasks: &Tasks) {
-        let (revocations, stop) = (self.clone(), tasks.clone());
+    /// Revokes what commands to the hubs wish, until the tasks stop. Once a node.
+    pub fn obey(&self) {
+        let (revocations, stop) = (self.clone(), self.0.tasks.clone());
         let mut demands = self.0.table.demands();
-        tasks.spawn("revocations by command", async move {
+        self.0.tasks.spawn("revocations by command", async move {
             let demands = poll_fn(|cx| demands.poll_recv(cx));
             let all = demands.for_each_concurrent(AT_ONCE, |demand| revocations.answer(demand));
             tokio::select! {

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::close::{Cause, Close};
@@ -54,6 +55,8 @@ struct Inner {
     table: Table,
     /// Where the fleet keeps them; solo, nowhere.
     shared: Option<Shared>,
+    /// Where they are carried out.
+    tasks: Tasks,
 }
 
 /// Which tokens are to be no good any more.
@@ -102,13 +105,13 @@ const MOST: usize = 1_000_000;
 const TURN: usize = 256;
 
 impl Revocations {
-    /// Those of one node; `lifetime` is for those that do not say until when.
+    /// Those of one node, carried out on `tasks`; `lifetime` is for those that do not say until when.
     #[must_use]
-    pub fn solo(lifetime: Duration, table: Table) -> Self {
-        Self::new(lifetime, table, None, false)
+    pub fn solo(lifetime: Duration, table: Table, tasks: &Tasks) -> Self {
+        Self::new(lifetime, table, None, false, tasks)
     }
 
-    /// Those of a fleet, read and kept up on `tasks`. Where JetStream is required, they are not
+    /// Those of a fleet, read, kept up and carried out on `tasks`. Where JetStream is required, they are not
     /// [known](Self::are_known) before they were read.
     #[must_use]
     pub fn cluster(
@@ -119,7 +122,7 @@ impl Revocations {
         tasks: &Tasks,
     ) -> Self {
         let (shared, are_required) = (Shared::new(store), jetstream == JetStream::Required);
-        let revocations = Self::new(lifetime, table, Some(shared.clone()), are_required);
+        let revocations = Self::new(lifetime, table, Some(shared.clone()), are_required, tasks);
         let (kept, stop) = (revocations.clone(), tasks.clone());
         tasks.keep("revocations", move || {
             let (shared, revocations, stop) = (shared.clone(), kept.clone(), stop.clone());
@@ -137,7 +140,7 @@ impl Revocations {
     /// the connections of this node that came in by them; how many. Other nodes do so within a second or
     /// two. To say it again does no harm; of two cutoffs the later one counts.
     ///
-    /// Cancel safe in that it is then not known whether it was done.
+    /// Cancel safe: what has begun goes on, for half of it would leave clients that nobody closes.
     ///
     /// # Errors
     /// When it makes no sense, or cannot be written by the deadline.
@@ -168,23 +171,19 @@ impl Revocations {
         if is_full {
             return Err(RevocationError::Full(MOST));
         }
-        let mut term = Term { before, until };
+        let term = Term { before, until };
         if term.left(now) == 0 {
             // Every token that it could be about has ended.
             return Ok(0);
         }
-        if let Some(shared) = &self.0.shared {
-            term = match Box::pin(shared.write(&scope, term, deadline)).await {
-                Err(StoreError::NoJetStream(_)) if !self.0.are_required => term,
-                written => written?,
-            };
-        }
-        let key = scope.key();
-        tracing::info!(%key, before = term.before, until = term.until, "tokens revoked");
-        self.learn(vec![(scope.clone(), Some(term))]);
-        let mut alone = List::default();
-        alone.add(scope, term, now);
-        Ok(self.close(&alone).await)
+        let (tell, told) = oneshot::channel();
+        let all = self.clone();
+        self.0.tasks.spawn("revocation", async move {
+            // Whoever asked may have left.
+            let _ = tell.send(all.carry_out(scope, term, deadline).await);
+        });
+        // An error is a bug in the task, which logged it.
+        told.await.unwrap_or(Err(RevocationError::Store(StoreError::Unknown)))
     }
 
     /// Whether the token is revoked.
@@ -210,7 +209,13 @@ impl Revocations {
         self.0.lifetime.store(lifetime.as_secs(), Ordering::Relaxed);
     }
 
-    fn new(lifetime: Duration, table: Table, shared: Option<Shared>, are_required: bool) -> Self {
+    fn new(
+        lifetime: Duration,
+        table: Table,
+        shared: Option<Shared>,
+        are_required: bool,
+        tasks: &Tasks,
+    ) -> Self {
         Self(Arc::new(Inner {
             list: RwLock::default(),
             are_required,
@@ -218,7 +223,29 @@ impl Revocations {
             lifetime: lifetime.as_secs().into(),
             table,
             shared,
+            tasks: tasks.clone(),
         }))
+    }
+
+    /// Writes it, then acts on it; how many connections were closed.
+    async fn carry_out(
+        &self,
+        scope: Scope,
+        mut term: Term,
+        deadline: Instant,
+    ) -> Result<usize, RevocationError> {
+        if let Some(shared) = &self.0.shared {
+            term = match Box::pin(shared.write(&scope, term, deadline)).await {
+                Err(StoreError::NoJetStream(_)) if !self.0.are_required => term,
+                written => written?,
+            };
+        }
+        let key = scope.key();
+        tracing::info!(%key, before = term.before, until = term.until, "tokens revoked");
+        self.learn(vec![(scope.clone(), Some(term))]);
+        let mut alone = List::default();
+        alone.add(scope, term, unix_now());
+        Ok(self.close(&alone).await)
     }
 
     /// Takes over what was revoked, or taken back where no term is given; what was not known before.

@@ -2,6 +2,8 @@
 
 use std::task::{Context, Poll, Waker};
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::config::{AuthMode, Limits, Route};
 use crate::hub::{Mailbox, Registered, Wish};
@@ -45,7 +47,8 @@ impl Fleet {
 impl Node {
     fn solo() -> Self {
         let table = Table::new(&Limits::default(), &Metrics::new());
-        Self { revocations: Revocations::solo(LIFETIME, table.clone()), table, store: None }
+        let revocations = Revocations::solo(LIFETIME, table.clone(), &Tasks::new());
+        Self { revocations, table, store: None }
     }
 
     async fn on(server: &NatsServer, need: JetStream) -> Self {
@@ -115,6 +118,16 @@ async fn alone_a_node_closes_and_refuses_who_is_revoked_and_nobody_else() {
     assert!(!node.revocations.cover(&fresh), "made after the cutoff");
     assert_eq!(node.revoke(Revoked::Before(SystemTime::now())).await.unwrap(), 3);
     assert!(is_cut(&mut open[2]));
+}
+
+#[tokio::test]
+async fn who_asks_and_leaves_has_asked() {
+    let node = Node::solo();
+    let mut ann = node.connect(&token("ann", "1"));
+    let asked = Box::pin(node.revoke(one("1"))).now_or_never();
+    assert!(asked.is_none(), "it is dropped before it is done");
+    until("she is closed", || is_cut(&mut ann)).await;
+    assert!(node.revocations.cover(&token("ann", "1")));
 }
 
 #[tokio::test]
