@@ -1,5 +1,6 @@
 //! Pushes over NATS: whom they reach, whom they do not, and what becomes of them when NATS goes away.
 
+mod fleet;
 mod names;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
