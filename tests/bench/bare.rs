@@ -58,6 +58,7 @@ async fn accept(tcp: TcpStream, acceptor: TlsAcceptor, nats: Client, groups: Gro
     let config = WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(0);
     let Ok(tls) = acceptor.accept(tcp).await else { return };
     let mut group = None;
+    #[expect(clippy::result_large_err, reason = "the library's types")]
     let note = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
         group = request.uri().path().strip_prefix("/rooms/").map(str::to_owned);
         Ok(response)

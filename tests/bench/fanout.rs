@@ -99,7 +99,7 @@ pub(crate) async fn measure(
     for sides in plan.turns {
         let mut lines = Vec::new();
         for side in *sides {
-            lines.push(Line::start(stage, *side, plan, nats.clone()).await?);
+            lines.push(Box::pin(Line::start(stage, *side, plan, nats.clone())).await?);
         }
         for round in 1..=scale.rounds {
             for line in &mut lines {
@@ -123,7 +123,7 @@ impl Line {
         let relay = stage.start(side).await?;
         let mut listeners = Vec::new();
         for group in 0..plan.groups {
-            let door = relay.wss.at(&format!("/rooms/{group}"));
+            let door = relay.wss.at(&format!("/rooms/{}-{group}", relay.name));
             let clients = load::connect(&door, plan.members).await?;
             listeners.extend(clients.into_iter().map(|client| Listener { client, next: None }));
         }
@@ -160,7 +160,8 @@ impl Line {
                 Ok((listener, heard.context("a message is missing")??))
             }
         });
-        let publishing = self.publisher.publish(self.relay.groups, window, &deaf);
+        let groups = format!("{}{}", self.relay.groups, self.relay.name);
+        let publishing = self.publisher.publish(&groups, window, &deaf);
         let (heard, ()) = tokio::try_join!(load::all(hearing), publishing)?;
         let (listeners, latencies): (Vec<_>, Vec<_>) = heard.into_iter().unzip();
         self.listeners = listeners;
@@ -169,7 +170,7 @@ impl Line {
 }
 
 impl Publisher {
-    /// Publishes to all groups in turn, below the subject `groups`.
+    /// Publishes to all groups in turn, whose subjects begin with `groups`.
     async fn publish(
         &mut self,
         groups: &str,
@@ -183,7 +184,7 @@ impl Publisher {
             for group in 0..self.plan.groups {
                 turn.tick().await;
                 let payload = self.payload(is_last);
-                self.nats.publish(format!("{groups}{group}"), payload).await?;
+                self.nats.publish(format!("{groups}-{group}"), payload).await?;
                 self.nats.flush().await?;
             }
             self.number += 1;

@@ -196,13 +196,13 @@ async fn measure(
             .context("groups")?;
     }
     if wanted(Measure::Slow) {
-        slow::measure(&stage, scale, &mut report).await.context("slow")?;
+        Box::pin(slow::measure(&stage, scale, &mut report)).await.context("slow")?;
     }
     if wanted(Measure::Neighbours) {
         Box::pin(neighbours::measure(&stage, scale, &mut report)).await.context("neighbours")?;
     }
     if wanted(Measure::Idle) {
-        memory::measure(&stage, scale, &mut report).await.context("idle")?;
+        Box::pin(memory::measure(&stage, scale, &mut report)).await.context("idle")?;
     }
     report.print()?;
     Ok(())
