@@ -63,7 +63,7 @@ impl Stage {
 
 impl Listener {
     async fn connect(nodes: &[Node], number: usize) -> Self {
-        let is_member = number % 3 == 0;
+        let is_member = number.is_multiple_of(3);
         let is_ann = number < NODES * DEVICES;
         let user = if is_ann { "ann".to_owned() } else { format!("user-{number}") };
         let group = if is_member { "=red" } else { "" };
