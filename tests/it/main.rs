@@ -33,3 +33,4 @@ mod drain;
 mod commands;
 mod clients;
 mod workers;
+mod examples;
