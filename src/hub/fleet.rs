@@ -103,7 +103,10 @@ impl Fleet {
                 interest.ask(hub, Channel::Out, target, headers, payload, deadline).await?
             }
             None => {
-                let connections = self.0.table.hub(hub).map_or(0, |hub| hub.push(push));
+                let connections = match self.0.table.hub(hub) {
+                    Some(hub) => hub.push(push).await,
+                    None => 0,
+                };
                 Done { connections, ..Done::default() }
             }
         };

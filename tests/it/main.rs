@@ -37,3 +37,4 @@ mod drain;
 mod commands;
 mod clients;
 mod workers;
+mod examples;

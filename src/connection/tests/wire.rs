@@ -31,6 +31,40 @@ async fn messages_come_back_as_they_were() {
 }
 
 #[tokio::test]
+async fn pushes_to_a_connection_at_rest_go_out_and_its_client_is_still_heard() {
+    let mut client = Client::connect(|_| {});
+    for size in [1, 100_000, 1] {
+        let push = Message::binary(vec![b'p'; size]);
+        client.handle.push(push, None).unwrap();
+        client.expect(FIN | BINARY, &vec![b'p'; size]).await;
+        client.frame(FIN | PING, b"there?").await;
+        client.expect(FIN | PONG, b"there?").await;
+        client.frame(FIN | TEXT, b"here").await;
+        client.expect(FIN | TEXT, b"here").await;
+    }
+    // What comes while its client has half a message to say does not break that.
+    client.frame(TEXT, b"first ").await;
+    client.handle.push(Message::text("between"), None).unwrap();
+    client.expect(FIN | TEXT, b"between").await;
+    client.frame(FIN, b"second").await;
+    client.expect(FIN | TEXT, b"first second").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pushes_do_not_hold_up_a_ping() {
+    let mut client = Client::connect(|_| {});
+    let start = Instant::now();
+    loop {
+        client.handle.push(Message::text("push"), None).unwrap();
+        if client.next().await.unwrap().0 == FIN | PING {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(start.elapsed() < Duration::from_secs(60), "no ping in a minute");
+    }
+}
+
+#[tokio::test]
 async fn fragments_are_one_message_and_pings_pass_between_them() {
     let mut client = Client::connect(|_| {});
     client.frame(TEXT, &"ü".as_bytes()[..1]).await;
