@@ -2,7 +2,8 @@
 //! that it drains.
 //!
 //! Liveness depends on nothing but this process. Readiness waits until NATS was reached once, with
-//! JetStream where that is required, and ends when the node drains; a later outage of NATS does not end it, because all nodes would leave
+//! JetStream and all that was revoked where those are required, and ends when the node drains; a later
+//! outage of NATS does not end it, because all nodes would leave
 //! the load balancer at once.
 
 mod drain;
@@ -22,6 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
+use crate::auth::Revocations;
 use crate::cluster::Cluster;
 use crate::limits::{Permit, Permits};
 use crate::metrics::Metrics;
@@ -37,6 +39,8 @@ pub struct Admin {
     pub metrics: Metrics,
     /// The connection to NATS, if there is one.
     pub nats: Option<Nats>,
+    /// What was revoked: the node is not ready before it knows.
+    pub revocations: Revocations,
     /// The node's part in the fleet: without it some clients would be turned away.
     pub cluster: Cluster,
     /// The node's drain: it is not ready once that began.
@@ -151,7 +155,10 @@ impl Admin {
         if !reached {
             return Some("NATS was not reached yet\n");
         }
-        self.cluster.is_starting().then_some("the node has no lease in JetStream yet\n")
+        if self.cluster.is_starting() {
+            return Some("the node has no lease in JetStream yet\n");
+        }
+        (!self.revocations.are_known()).then_some("revocations were not loaded yet\n")
     }
 }
 
@@ -202,9 +209,16 @@ mod tests {
         let metrics = Metrics::new();
         let table = Table::new(&Limits::default(), &metrics);
         let fleet = Fleet::solo(table.clone());
-        let cluster = Cluster::solo(&table, &fleet, &tasks, &metrics);
-        let admin =
-            Admin { metrics, nats: None, cluster, drain: drain.clone(), places, waiting, tasks };
+        let admin = Admin {
+            nats: None,
+            cluster: Cluster::solo(&table, &fleet, &tasks, &metrics),
+            revocations: Revocations::solo(Duration::from_secs(60), table, &tasks),
+            metrics,
+            drain: drain.clone(),
+            places,
+            waiting,
+            tasks,
+        };
         let (admin, listener) = (Arc::new(admin), TcpListener::bind("127.0.0.1:0").await.unwrap());
         let mut hooks = Vec::new();
         for taken in 1..=2 {

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value};
 
 use crate::config::Jwt;
-use crate::id::{GroupName, UserId};
+use crate::event::TokenFacts;
+use crate::id::{GroupName, TokenId, UserId};
 
 use super::Denied;
 use super::jws::Jws;
@@ -30,6 +31,19 @@ pub struct Identity {
     pub groups: Vec<GroupName>,
     /// All claims.
     pub claims: Map<String, Value>,
+}
+
+impl Identity {
+    /// What a revocation may name the token by.
+    #[must_use]
+    pub fn facts(&self) -> TokenFacts {
+        let since = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        TokenFacts {
+            user: self.user.clone(),
+            id: self.id.as_deref().map(TokenId::of),
+            issued_at: self.issued_at.map(|at| since(at).as_secs()),
+        }
+    }
 }
 
 /// A list of names, or one name.

@@ -21,6 +21,7 @@ mod verifier;
 mod access;
 mod mint;
 mod certificate;
+mod revocation;
 
 #[cfg(test)]
 mod forge;
@@ -34,5 +35,6 @@ pub use error::{AuthError, Denied, KeyProblem};
 pub use jwks::JwksError;
 pub use key::KeyInfo;
 pub use mint::{Minter, mint};
+pub use revocation::{RevocationError, RevocationWish, Revocations, Revoked};
 pub use token::{Presented, Token, TokenError, find};
 pub use verifier::Verifier;

@@ -71,6 +71,7 @@ impl Record {
             id,
             route,
             user: self.user.as_deref().and_then(|user| UserId::new(user).ok()),
+            token: None,
             path: self.path.as_str().into(),
             params: Params::default(),
             remote: self.remote,

@@ -25,6 +25,9 @@ pub struct Jwt {
     pub typ: Option<String>,
     /// Clock difference allowed for `exp` and `nbf`. Default: `5s`.
     pub leeway: Period,
+    /// How long a revocation is kept that does not say until when: at least the longest life of a token.
+    /// Default: `24h`.
+    pub revocation_lifetime: Period,
     /// Where in the handshake a token is looked for.
     pub sources: JwtSources,
     /// Which claims mean what.
@@ -155,6 +158,7 @@ impl Default for Jwt {
             audience: Vec::new(),
             typ: None,
             leeway: Period::secs(5),
+            revocation_lifetime: Period::secs(24 * 3600),
             sources: JwtSources::default(),
             claims: JwtClaims::default(),
         }

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::effect::{Dispatch, Dispatched, Effects, Input};
+use super::effect::{Dispatch, Dispatched, Effect, Effects, Input};
 use super::inbound::Inbound;
 use super::machine::Machine;
 use super::outbound::Outbound;
@@ -48,6 +48,9 @@ pub(super) struct Driver<S> {
     /// Armed at or before the next time that matters. It is not moved for every message; when it
     /// fires too early, it is armed again.
     timer: Pin<Box<Sleep>>,
+    /// Whether all was out and nothing more came in when the last poll ended, so that only a wish, a
+    /// message or what stirs the line can change anything.
+    is_at_rest: bool,
     /// When this poll began. All that one poll does counts as at once.
     pub(super) now: Instant,
     /// Until when what happens is logged, if it is.
@@ -99,6 +102,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             outbound: Outbound::new(meters.outbound, written),
             effects: Effects::new(),
             timer: Box::pin(sleep_until(now)),
+            is_at_rest: false,
             now,
             traced: None,
             panicked: false,
@@ -114,7 +118,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
         let mut budget = BUDGET;
         self.now = Instant::now();
+        let mut was_at_rest = std::mem::take(&mut self.is_at_rest);
         while let Poll::Ready(wish) = self.mailbox.poll_wish(cx) {
+            was_at_rest = false;
             match wish {
                 Wish::Refresh(ends) => self.machine.refresh(ends),
                 Wish::Trace(until) => {
@@ -126,8 +132,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Wish::Cut(close) => self.cut(close),
             }
         }
+        // All else wakes the connection through its line, which keeps in mind that it was not a message.
+        was_at_rest &= !self.mailbox.take_stir();
+        let waker = self.mailbox.waker();
+        let cx = &mut Context::from_waker(&waker);
+        let mut performed = self.perform(cx);
+        if was_at_rest && matches!(performed, Poll::Ready(Ok(None))) {
+            // Messages came and are out; to look for more would cost as much as to send one.
+            self.socket.shrink();
+            self.is_at_rest = true;
+            return Poll::Pending;
+        }
         loop {
-            let is_all_out = match self.perform(cx) {
+            let is_all_out = match performed {
                 Poll::Ready(Ok(Some(exit))) => return Poll::Ready(exit),
                 Poll::Ready(Ok(None)) => true,
                 Poll::Ready(Err(Broken)) => {
@@ -137,17 +154,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Poll::Pending => false,
             };
             self.note_way_out(is_all_out);
-            if self.take_input(cx, &mut budget).is_ready() {
-                continue;
+            if self.take_input(cx, &mut budget).is_pending() {
+                if is_all_out {
+                    self.socket.shrink();
+                    self.effects = Effects::new();
+                }
+                match self.keep_time(cx) {
+                    Poll::Ready(Some(exit)) => return Poll::Ready(exit),
+                    Poll::Ready(None) => {}
+                    Poll::Pending => {
+                        self.is_at_rest = is_all_out;
+                        return Poll::Pending;
+                    }
+                }
             }
-            if is_all_out {
-                self.socket.shrink();
-                self.effects = Effects::new();
-            }
-            match ready!(self.keep_time(cx)) {
-                Some(exit) => return Poll::Ready(exit),
-                None => continue,
-            }
+            performed = self.perform(cx);
         }
     }
 
@@ -185,12 +206,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         self.mailbox.set_busy(self.machine.is_busy());
     }
 
-    /// Ends the connection without waiting for the client; what waits for it is gone.
+    /// Ends the connection at once; what waits for the client is gone.
     pub(super) fn cut(&mut self, close: Close) {
         if close.cause == Cause::OutboxFull {
             self.relay.metrics().outbox_full();
         }
         self.mailbox.abandon();
+        self.effects.retain(|effect| !matches!(effect, Effect::Send(_)));
         self.input(Input::Cut(close));
     }
 

@@ -25,7 +25,7 @@ pub(super) enum Input {
     Outcome { kind: EventKind, sequence: u64, outcome: Outcome },
     /// The node wants the connection to end, once its events are answered.
     Part(Close),
-    /// The node wants the connection to end at once, without waiting for the client.
+    /// The node wants the connection to end at once, whatever it waits for.
     Cut(Close),
     /// A write made no progress for too long.
     WriteStalled,

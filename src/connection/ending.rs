@@ -58,10 +58,10 @@ async fn leave_socket<S: AsyncRead + AsyncWrite + Unpin>(
     let Driver { socket, requests, .. } = driver;
     let mut answered = Vec::new();
     let leaving = async {
-        match (exit, socket.io_mut()) {
-            (Exit::HangUp, Some(io)) => io.shutdown().await,
-            (Exit::Linger, Some(io)) => linger(io).await,
-            (Exit::Abort, _) | (_, None) => Ok(()),
+        match exit {
+            Exit::HangUp => socket.io_mut().shutdown().await,
+            Exit::Linger => linger(socket.io_mut()).await,
+            Exit::Abort => Ok(()),
         }
     };
     let mut leaving = pin!(timeout(close_timeout, leaving));

@@ -110,7 +110,12 @@ impl Machine {
                 self.on_outcome(kind, sequence, outcome, now, effects);
             }
             Input::Part(close) => self.part(close, now, effects),
-            Input::Cut(close) => self.fail(close, Effect::Abort, now, effects),
+            Input::Cut(close) => {
+                // Who does not read is not waited for; anybody else is to read why.
+                let is_deaf = matches!(close.cause, Cause::OutboxFull | Cause::Memory);
+                let last = if is_deaf { Effect::Abort } else { Effect::Linger };
+                self.fail(close, last, now, effects);
+            }
             Input::PeerClosed(close) => {
                 let is_answer = matches!(self.phase, Phase::Closing { .. });
                 let last = if is_answer { Effect::HangUp } else { Effect::Linger };

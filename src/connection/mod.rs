@@ -30,6 +30,7 @@ mod tests;
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -131,10 +132,9 @@ where
 {
     let mut socket = Socket::new(io, REFUSED_MAX_MESSAGE, REFUSED_READ_BUFFER);
     let said = async {
-        let sent =
-            socket.close(code, reason).is_ok() && poll_fn(|cx| socket.poll_flush(cx)).await.is_ok();
-        if let Some(io) = socket.io_mut().filter(|_| sent) {
-            let _ = ending::linger(io).await;
+        let close = poll_fn(|cx| Poll::Ready(socket.close(cx, code, reason)));
+        if close.await.is_ok() && poll_fn(|cx| socket.poll_flush(cx)).await.is_ok() {
+            let _ = ending::linger(socket.io_mut()).await;
         }
     };
     let _ = timeout(close_timeout, said).await;

@@ -95,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     self.mailbox.seal();
                     while self.mailbox.has_waiting() {
                         ready!(self.socket.poll_ready(cx))?;
-                        self.write_next()?;
+                        self.write_next(cx)?;
                     }
                     ready!(self.socket.poll_ready(cx))?;
                 }
@@ -114,9 +114,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Some(Effect::Leave(group)) => drop(self.registered.leave(&group)),
                 Some(Effect::Ping(payload)) => {
                     step!(self, "ping to the client");
-                    self.socket.ping(payload)?;
+                    self.socket.ping(cx, payload)?;
                 }
-                Some(Effect::SendClose(close)) => self.socket.close(close.code, &close.reason)?,
+                Some(Effect::SendClose(close)) => {
+                    self.socket.close(cx, close.code, &close.reason)?;
+                }
                 _ => {}
             }
         }
@@ -154,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn send(&mut self, message: Message, cx: &mut Context<'_>) -> Result<(), Broken> {
         if !self.mailbox.has_waiting() && self.is_writable(cx)? {
             match self.ask(message.data().len()) {
-                Verdict::Pass => return self.write(message),
+                Verdict::Pass => return self.write(message, cx),
                 Verdict::Wait(_) => {}
                 Verdict::Drop | Verdict::Close => return Ok(()),
             }
@@ -171,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             ready!(self.socket.poll_ready(cx))?;
             match self.mailbox.next(self.now).map(|bytes| self.ask(bytes)) {
                 None => break,
-                Some(Verdict::Pass) => self.write_next()?,
+                Some(Verdict::Pass) => self.write_next(cx)?,
                 Some(Verdict::Drop) => drop(self.mailbox.take()),
                 Some(Verdict::Close) => return Poll::Ready(Ok(())),
                 Some(Verdict::Wait(until)) => {
@@ -206,17 +208,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         verdict
     }
 
-    fn write_next(&mut self) -> Result<(), Broken> {
-        self.mailbox.take().map_or(Ok(()), |message| self.write(message))
+    fn write_next(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
+        self.mailbox.take().map_or(Ok(()), |message| self.write(message, cx))
     }
 
-    fn write(&mut self, message: Message) -> Result<(), Broken> {
+    fn write(&mut self, message: Message, cx: &mut Context<'_>) -> Result<(), Broken> {
         let (kind, bytes) = (message.kind().as_str(), message.data().len());
         step!(self, kind, bytes, "message to the client");
         self.relay.metrics().outbound(&message);
         self.stats.outbound(&message);
         self.machine.used(self.now);
-        self.socket.send(message)
+        self.socket.send(cx, message)
     }
 
     /// Says why, if there is room for it, and waits for nothing.
@@ -225,7 +227,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         while let Some(effect) = self.effects.pop_front() {
             if let Effect::SendClose(close) = effect
                 && let Poll::Ready(Ok(())) = self.socket.poll_ready(cx)
-                && self.socket.close(close.code, &close.reason).is_ok()
+                && self.socket.close(cx, close.code, &close.reason).is_ok()
             {
                 let _ = self.socket.poll_flush(cx);
             }

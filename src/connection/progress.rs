@@ -60,6 +60,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // TLS writes each record so, and the system call for one slice is the cheaper one.
+        if let [slice] = slices {
+            return self.poll_write(cx, slice);
+        }
         let n = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
         self.written.0.fetch_add(n as u64, Ordering::Relaxed);
         Poll::Ready(Ok(n))

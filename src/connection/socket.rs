@@ -3,17 +3,21 @@
 //! Thin around tungstenite, which answers pings and the peer's close frame by itself, but sends
 //! nothing on a violation and never gives back a buffer that once grew.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::io;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::{FutureExt, Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{
     self, Error,
     error::{CapacityError, ProtocolError},
-    protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
+    protocol::{
+        CloseFrame, Role, WebSocketConfig, WebSocketContext,
+        frame::{
+            Frame,
+            coding::{CloseCode, Data, OpCode},
+        },
+    },
 };
 
 use super::frames::Violation;
@@ -24,10 +28,14 @@ use crate::message::{Kind, Message};
 /// One client's WebSocket.
 #[derive(Debug)]
 pub(super) struct Socket<S> {
-    /// Gone only while it is rebuilt.
-    ws: Option<WebSocketStream<Wire<S>>>,
+    ws: WebSocketContext,
+    wire: Wire<S>,
+    /// Whether the stream ended or broke: there is nothing to read any more.
+    ended: bool,
     /// Whether something was sent that is not flushed yet.
     dirty: bool,
+    /// Whether a write had to wait, and has not been tried again since.
+    blocked: bool,
     /// Whether a large message went through since the buffers were new.
     grown: bool,
     /// Whether the last read was pending: all that came in was handed up, as far as it is whole.
@@ -66,19 +74,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             .max_write_buffer_size(usize::MAX)
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
-        let ws = build(Wire::new(io, max_message), config);
-        Self { ws, dirty: false, grown: false, drained: false }
+        Self {
+            ws: WebSocketContext::new(Role::Server, Some(config)),
+            wire: Wire::new(io, max_message),
+            ended: false,
+            dirty: false,
+            blocked: false,
+            grown: false,
+            drained: false,
+        }
     }
 
     /// The next thing that comes in. Pings and a close are answered by the next flush.
     pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
-        let Some(ws) = &mut self.ws else { return Poll::Ready(Received::Gone) };
-        let poll = Pin::new(&mut *ws).poll_next(cx);
-        self.drained = poll.is_pending();
-        let Some(item) = ready!(poll) else { return Poll::Ready(Received::Gone) };
-        let message = match item {
+        if self.ended {
+            return Poll::Ready(Received::Gone);
+        }
+        let read = self.ws.read(&mut self.wire.polled(cx));
+        self.drained = read.as_ref().is_err_and(has_to_wait);
+        let message = match read {
             Ok(message) => message,
-            Err(error) => return Poll::Ready(classify(&error, ws.get_ref().violation())),
+            Err(_) if self.drained => return Poll::Pending,
+            Err(error) => {
+                self.ended = true;
+                return Poll::Ready(classify(&error, self.wire.violation()));
+            }
         };
         Poll::Ready(match message {
             tungstenite::Message::Text(text) => {
@@ -100,50 +120,51 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Whether bytes of any kind came in since the last call.
     pub(super) fn take_heard(&mut self) -> bool {
-        self.ws.as_mut().is_some_and(|ws| ws.get_mut().take_heard())
+        self.wire.take_heard()
     }
 
     /// Frames beside the one that each message needs, since the last call.
     pub(super) fn take_extra(&mut self) -> u32 {
-        self.ws.as_mut().map_or(0, |ws| ws.get_mut().take_extra())
+        self.wire.take_extra()
     }
 
     /// Whether what came in so far leaves a message unfinished.
     pub(super) fn is_partial(&self) -> bool {
-        self.ws.as_ref().is_some_and(|ws| !ws.get_ref().is_between_messages())
+        !self.wire.is_between_messages()
     }
 
     /// Ready when the next [`send`](Self::send) would not pile up behind a blocked write.
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        match &mut self.ws {
-            Some(ws) => Pin::new(ws).poll_ready(cx).map_err(|_| Broken),
-            None => Poll::Ready(Err(Broken)),
-        }
+        if self.blocked { self.poll_flush(cx) } else { Poll::Ready(Ok(())) }
     }
 
     /// Queues a message. Call only after [`poll_ready`](Self::poll_ready).
-    pub(super) fn send(&mut self, message: Message) -> Result<(), Broken> {
+    pub(super) fn send(&mut self, cx: &mut Context<'_>, message: Message) -> Result<(), Broken> {
         self.grown |= message.data().len() > LARGE;
-        let message = match message.kind() {
-            Kind::Binary => tungstenite::Message::Binary(message.into_data()),
-            Kind::Text => match message.into_data().try_into() {
-                Ok(text) => tungstenite::Message::Text(text),
-                Err(_) => return Err(Broken),
-            },
+        // As a frame: the library would look a second time whether a text is one.
+        let data = match message.kind() {
+            Kind::Binary => Data::Binary,
+            Kind::Text => Data::Text,
         };
-        self.start_send(message)
+        let frame = Frame::message(message.into_data(), OpCode::Data(data), true);
+        self.start_send(cx, tungstenite::Message::Frame(frame))
     }
 
     /// Queues a ping.
-    pub(super) fn ping(&mut self, payload: Bytes) -> Result<(), Broken> {
-        self.start_send(tungstenite::Message::Ping(payload))
+    pub(super) fn ping(&mut self, cx: &mut Context<'_>, payload: Bytes) -> Result<(), Broken> {
+        self.start_send(cx, tungstenite::Message::Ping(payload))
     }
 
     /// Queues the close frame.
-    pub(super) fn close(&mut self, code: u16, reason: &str) -> Result<(), Broken> {
+    pub(super) fn close(
+        &mut self,
+        cx: &mut Context<'_>,
+        code: u16,
+        reason: &str,
+    ) -> Result<(), Broken> {
         let frame = is_sendable(code)
             .then(|| CloseFrame { code: CloseCode::from(code), reason: reason.into() });
-        self.start_send(tungstenite::Message::Close(frame))
+        self.start_send(cx, tungstenite::Message::Close(frame))
     }
 
     /// Writes what is queued.
@@ -151,9 +172,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         if !self.dirty {
             return Poll::Ready(Ok(()));
         }
-        let Some(ws) = &mut self.ws else { return Poll::Ready(Err(Broken)) };
-        ready!(Pin::new(ws).poll_flush(cx)).map_err(|_| Broken)?;
-        self.dirty = false;
+        match self.ws.flush(&mut self.wire.polled(cx)) {
+            Ok(()) | Err(Error::ConnectionClosed) => {}
+            Err(error) if has_to_wait(&error) => return Poll::Pending,
+            Err(_) => return Poll::Ready(Err(Broken)),
+        }
+        (self.dirty, self.blocked) = (false, false);
         Poll::Ready(Ok(()))
     }
 
@@ -161,27 +185,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// and the bytes so far are whole messages, so the library's buffers are empty. Does nothing
     /// otherwise.
     pub(super) fn shrink(&mut self) {
-        if !self.grown || self.dirty || !self.drained {
-            return;
-        }
-        if let Some(ws) = self.ws.take_if(|ws| ws.get_ref().is_between_messages()) {
-            let config = *ws.get_config();
-            self.ws = build(ws.into_inner(), config);
+        if self.grown && !self.dirty && self.drained && self.wire.is_between_messages() {
+            self.ws = WebSocketContext::new(Role::Server, Some(*self.ws.get_config()));
             self.grown = false;
         }
     }
 
     /// The stream below, for its end.
-    pub(super) fn io_mut(&mut self) -> Option<&mut S> {
-        self.ws.as_mut().map(|ws| ws.get_mut().io_mut())
+    pub(super) fn io_mut(&mut self) -> &mut S {
+        self.wire.io_mut()
     }
 
-    fn start_send(&mut self, message: tungstenite::Message) -> Result<(), Broken> {
+    fn start_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: tungstenite::Message,
+    ) -> Result<(), Broken> {
         self.dirty = true;
-        match &mut self.ws {
-            Some(ws) => Pin::new(ws).start_send(message).map_err(|_| Broken),
-            None => Err(Broken),
+        match self.ws.write(&mut self.wire.polled(cx), message) {
+            Ok(()) => {}
+            Err(error) if has_to_wait(&error) => self.blocked = true,
+            Err(_) => return Err(Broken),
         }
+        Ok(())
     }
 
     fn received(&mut self, message: Message) -> Received {
@@ -190,12 +216,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 }
 
-/// The library's constructor is an async fn that never waits.
-fn build<S: AsyncRead + AsyncWrite + Unpin>(
-    wire: Wire<S>,
-    config: WebSocketConfig,
-) -> Option<WebSocketStream<Wire<S>>> {
-    WebSocketStream::from_raw_socket(wire, Role::Server, Some(config)).now_or_never()
+/// Whether the library only has to wait for the stream.
+fn has_to_wait(error: &Error) -> bool {
+    matches!(error, Error::Io(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 fn classify(error: &Error, violation: Option<Violation>) -> Received {

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -18,6 +18,12 @@ pub(super) struct Wire<S> {
     violation: Option<Violation>,
     /// Whether bytes came in since the driver last asked.
     heard: bool,
+}
+
+/// The stream for the time of one poll, as the library wants it: what has to wait is an error.
+pub(super) struct Polled<'a, 'b, S> {
+    wire: &'a mut Wire<S>,
+    cx: &'a mut Context<'b>,
 }
 
 impl<S> Wire<S> {
@@ -43,53 +49,56 @@ impl<S> Wire<S> {
         self.frames.is_between_messages() && self.violation.is_none()
     }
 
+    pub(super) fn polled<'a, 'b>(&'a mut self, cx: &'a mut Context<'b>) -> Polled<'a, 'b, S> {
+        Polled { wire: self, cx }
+    }
+
     /// The stream itself, for its end.
     pub(super) fn io_mut(&mut self) -> &mut S {
         &mut self.io
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if let Some(violation) = self.violation {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation)));
+impl<S: AsyncRead + Unpin> io::Read for Polled<'_, '_, S> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let wire = &mut *self.wire;
+        if let Some(violation) = wire.violation {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, violation));
         }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        let fresh = buf.filled().get(before..).unwrap_or_default();
+        let mut buf = ReadBuf::new(bytes);
+        now(Pin::new(&mut wire.io).poll_read(self.cx, &mut buf))?;
+        let fresh = buf.filled();
         if fresh.is_empty() {
-            return Poll::Ready(Ok(()));
+            return Ok(0);
         }
-        self.heard = true;
-        if let Err((good, violation)) = self.frames.scan(fresh) {
-            self.violation = Some(violation);
-            buf.set_filled(before + good);
-            if good == 0 {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation)));
+        wire.heard = true;
+        match wire.frames.scan(fresh) {
+            Ok(()) => Ok(fresh.len()),
+            Err((good, violation)) => {
+                wire.violation = Some(violation);
+                if good == 0 {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, violation));
+                }
+                Ok(good)
             }
         }
-        Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+impl<S: AsyncWrite + Unpin> io::Write for Polled<'_, '_, S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        now(Pin::new(&mut self.wire.io).poll_write(self.cx, bytes))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+    fn flush(&mut self) -> io::Result<()> {
+        now(Pin::new(&mut self.wire.io).poll_flush(self.cx))
     }
+}
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+/// What there is now.
+fn now<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
+    match poll {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
     }
 }

@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue};
 use serde::Serialize;
 
 use crate::config::Route;
-use crate::id::{ConnectionId, UserId};
+use crate::id::{ConnectionId, TokenId, UserId};
 
 /// One connected client. Lives as long as the connection and is shared with its events, so it holds
 /// only what every event needs.
@@ -23,6 +23,8 @@ pub struct Peer {
     pub route: Arc<Route>,
     /// Who it is, when anybody said so.
     pub user: Option<UserId>,
+    /// The token that let it in. A fresh one that takes its place later does not change this.
+    pub token: Option<Box<TokenFacts>>,
     /// The request path, without the query.
     pub path: Box<str>,
     /// What the path pattern's names stand for.
@@ -37,6 +39,17 @@ pub struct Peer {
     pub since: SystemTime,
     /// Whether another node has told its backend of its end.
     pub is_disowned: AtomicBool,
+}
+
+/// What a revocation may name a token by. In a box, because most connections of some routes have none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenFacts {
+    /// Whose it is; the backend may have called the client another name since.
+    pub user: UserId,
+    /// Its own id.
+    pub id: Option<TokenId>,
+    /// When it was made, in seconds since 1970.
+    pub issued_at: Option<u64>,
 }
 
 /// Names in the route's path pattern and what they stand for, percent-decoded.
@@ -86,6 +99,7 @@ impl Peer {
             path: route.path.as_str().into(),
             route: Arc::new(route),
             user: user.map(|user| UserId::new(user).unwrap()),
+            token: None,
             params: Params::default(),
             remote: SocketAddr::from(([127, 0, 0, 1], 1)),
             subprotocol: None,
@@ -115,6 +129,7 @@ impl Peer {
             id: self.id,
             route: Arc::clone(&self.route),
             user: user.or_else(|| self.user.clone()),
+            token: self.token.clone(),
             path: self.path.clone(),
             params: self.params.clone(),
             remote: self.remote,

@@ -57,6 +57,7 @@ fn accepted(table: &Table, places: &Permits) -> Accepted {
         id,
         route: Arc::clone(route),
         user: None,
+        token: None,
         path: "/ws".into(),
         params: Box::default(),
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),

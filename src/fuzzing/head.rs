@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::io::duplex;
@@ -10,6 +11,7 @@ use tokio::io::duplex;
 use super::METRICS;
 use super::stream::{Manner, PIPE, manner, runtime, server_frames, talk};
 use super::token::{VERIFIER, sources};
+use crate::auth::Revocations;
 use crate::cluster::{Cluster, Farewells, UserQuota};
 use crate::config::{
     AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size, WhenUserFull,
@@ -127,11 +129,16 @@ fn edge() -> (Edge, Caller) {
         read_buffer: 1024,
         written: Written::default(),
     };
+    let table = Table::new(&limits, &METRICS);
     let gate = |route: &Route| match route.auth {
         AuthMode::None => Gate::Open,
         AuthMode::Connect => Gate::Connect,
         AuthMode::Certificate => Gate::Certificate,
-        AuthMode::Jwt => Gate::Jwt { verifier: VERIFIER.clone(), sources: sources() },
+        AuthMode::Jwt => Gate::Jwt {
+            verifier: VERIFIER.clone(),
+            sources: sources(),
+            revocations: Revocations::solo(Duration::from_secs(60), table.clone(), &Tasks::new()),
+        },
     };
     let doors = ROUTES.iter().map(|(route, relay)| {
         let door = Door::new(
@@ -148,7 +155,7 @@ fn edge() -> (Edge, Caller) {
         node: NodeId::random(),
         admission: Arc::new(Admission::new(&limits, Memory::default())),
         refused: Permits::new(1),
-        table: Table::new(&limits, &METRICS),
+        table: table.clone(),
         cluster: solo(&limits),
         farewells: Farewells { tasks: Tasks::new(), places: Permits::new(1) },
         users: Users::new(),

@@ -16,7 +16,9 @@ use crate::auth::{self, Denied};
 use crate::cluster::{Cluster, Entry, Farewells, Slot};
 use crate::config::{EventKind, JwtSources};
 use crate::connection::{Promise, Unopened};
-use crate::event::{Event, EventBody, Forwarded, Grant, Offer, Outcome, Params, Peer, State, Trace};
+use crate::event::{
+    Event, EventBody, Forwarded, Grant, Offer, Outcome, Params, Peer, State, TokenFacts, Trace,
+};
 use crate::id::{GroupName, UserId};
 use crate::limits::Seat;
 use crate::relay::Relay;
@@ -51,6 +53,7 @@ pub(super) struct Admitted {
 #[derive(Debug, Default)]
 struct Shown {
     user: Option<UserId>,
+    token: Option<Box<TokenFacts>>,
     expires: Option<SystemTime>,
     plan: Option<String>,
     groups: Vec<GroupName>,
@@ -94,6 +97,7 @@ pub(super) async fn admit<B>(
         id: attempt.id,
         route: Arc::clone(&door.route),
         user: shown.user.clone(),
+        token: shown.token.clone(),
         path: request.uri().path().into(),
         params: params.clone(),
         remote: attempt.caller.remote,
@@ -173,7 +177,7 @@ async fn show<B>(
             let user = auth::certificate_user(certificate).map_err(|_| Refusal::NoCertificate)?;
             Ok(plain(Some(user)))
         }
-        Gate::Jwt { verifier, sources } => {
+        Gate::Jwt { verifier, sources, revocations } => {
             let presented = auth::find(request.headers(), query, sources).map_err(|error| {
                 Refusal::BadCredentials(match error {
                     auth::TokenError::Twice => "more than one token",
@@ -188,12 +192,20 @@ async fn show<B>(
             let Some(token) = presented.token else {
                 return if door.route.anonymous { Ok(rest) } else { Err(Refusal::NoToken) };
             };
+            if !revocations.are_known() {
+                return Err(Refusal::NoRevocations);
+            }
             let identity = verifier.verify(&token).await.map_err(|denied| match denied {
                 Denied::Invalid(why) => Refusal::BadToken(why),
                 Denied::Unavailable => Refusal::NoKeys,
             })?;
+            let facts = identity.facts();
+            if revocations.cover(&facts) {
+                return Err(Refusal::Revoked);
+            }
             Ok(Shown {
                 user: Some(identity.user),
+                token: Some(Box::new(facts)),
                 expires: Some(identity.expires_at),
                 plan: identity.plan,
                 groups: identity.groups,

@@ -23,7 +23,7 @@ use http::{HeaderName, Request, Response};
 use http_body_util::Full;
 use tokio::time::sleep;
 
-use crate::auth::Verifier;
+use crate::auth::{Revocations, Verifier};
 use crate::cluster::{Cluster, Farewells, UserQuota, Way};
 use crate::config::{Heartbeat, JwtSources, Route};
 use crate::connection::Written;
@@ -92,6 +92,8 @@ pub enum Gate {
         verifier: Verifier,
         /// Where it is looked for.
         sources: JwtSources,
+        /// What is no good any more.
+        revocations: Revocations,
     },
     /// By what the backend says to the connect event.
     Connect,

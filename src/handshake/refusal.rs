@@ -10,6 +10,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use http_body_util::Full;
 
+use crate::close::Cause;
 use crate::cluster::UserFull;
 use crate::id::ConnectionId;
 use crate::limits::Denied;
@@ -39,6 +40,8 @@ pub(super) enum Refusal {
     NoToken,
     /// A token that is no good, and the closed word for why.
     BadToken(&'static str),
+    /// A token that was revoked.
+    Revoked,
     /// Credentials in two places or malformed (RFC 6750 section 3.1).
     BadCredentials(&'static str),
     /// A route for certificates, and none was shown.
@@ -65,6 +68,8 @@ pub(super) enum Refusal {
     BackendTimeout,
     /// The token cannot be checked now: no keys.
     NoKeys,
+    /// The token cannot be checked yet: what was revoked is not loaded.
+    NoRevocations,
     /// One of the bounds on newcomers is reached.
     Denied(Denied),
     /// The user has as many connections as there may be.
@@ -75,7 +80,7 @@ pub(super) enum Refusal {
 
 impl Refusal {
     /// Every word that [`result`](Self::result) says.
-    pub(super) const RESULTS: [&'static str; 27] = [
+    pub(super) const RESULTS: [&'static str; 29] = [
         "bad-head",
         "head-too-large",
         "head-timeout",
@@ -83,6 +88,7 @@ impl Refusal {
         "bad-request",
         "no-token",
         "bad-token",
+        "revoked",
         "bad-credentials",
         "no-certificate",
         "origin",
@@ -96,6 +102,7 @@ impl Refusal {
         "backend-unavailable",
         "backend-timeout",
         "no-keys",
+        "no-revocations",
         "full",
         "memory",
         "handshake-rate",
@@ -115,6 +122,7 @@ impl Refusal {
             Self::BadRequest(_) => "bad-request",
             Self::NoToken => "no-token",
             Self::BadToken(_) => "bad-token",
+            Self::Revoked => "revoked",
             Self::BadCredentials(_) => "bad-credentials",
             Self::NoCertificate => "no-certificate",
             Self::Origin => "origin",
@@ -128,6 +136,7 @@ impl Refusal {
             Self::BackendUnavailable => "backend-unavailable",
             Self::BackendTimeout => "backend-timeout",
             Self::NoKeys => "no-keys",
+            Self::NoRevocations => "no-revocations",
             Self::Denied(Denied::Full) => "full",
             Self::Denied(Denied::Memory) => "memory",
             Self::Denied(Denied::Rate) => "handshake-rate",
@@ -150,6 +159,7 @@ impl Refusal {
                 "another client needed the place of the unfinished head"
             }
             Self::NoToken => "a token is needed",
+            Self::Revoked => "the token was revoked",
             Self::NoCertificate => "a client certificate is needed",
             Self::Origin => "this origin may not connect",
             Self::NotFound => "no route has this path",
@@ -162,6 +172,7 @@ impl Refusal {
             Self::BackendUnavailable => "no backend is there now",
             Self::BackendTimeout => "the backend did not answer in time",
             Self::NoKeys => "tokens cannot be checked now",
+            Self::NoRevocations => "tokens cannot be checked yet",
             Self::Denied(Denied::Full) => "too many connections",
             Self::Denied(Denied::Memory) => "this node is short of memory",
             Self::Denied(Denied::Rate) => "too many handshakes",
@@ -180,7 +191,9 @@ impl Refusal {
             }
             Self::Head(BadHead::TooLarge) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Head(BadHead::Late) => StatusCode::REQUEST_TIMEOUT,
-            Self::NoToken | Self::BadToken(_) | Self::NoCertificate => StatusCode::UNAUTHORIZED,
+            Self::NoToken | Self::BadToken(_) | Self::Revoked | Self::NoCertificate => {
+                StatusCode::UNAUTHORIZED
+            }
             Self::Origin => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -197,6 +210,7 @@ impl Refusal {
             Self::Head(BadHead::Evicted)
             | Self::BackendUnavailable
             | Self::NoKeys
+            | Self::NoRevocations
             | Self::Denied(Denied::Full | Denied::Memory | Denied::Rate)
             | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -208,6 +222,8 @@ impl Refusal {
     pub(super) fn close_code(&self) -> Option<u16> {
         match self.status() {
             _ if self.is_overload() => None,
+            // As on an open connection: another try with this token is of no use.
+            _ if *self == Self::Revoked => Some(Cause::Revoked.code()),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => {
                 Some(4000 + self.status().as_u16())
             }
@@ -267,7 +283,7 @@ impl Refusal {
             Self::NoToken => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Self::BadToken(_) => {
+            Self::BadToken(_) | Self::Revoked => {
                 let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
                 headers.insert(WWW_AUTHENTICATE, challenge);
             }
@@ -334,6 +350,7 @@ mod tests {
             Refusal::BadRequest(""),
             Refusal::NoToken,
             Refusal::BadToken(""),
+            Refusal::Revoked,
             Refusal::BadCredentials(""),
             Refusal::NoCertificate,
             Refusal::Origin,
@@ -347,6 +364,7 @@ mod tests {
             Refusal::BackendUnavailable,
             Refusal::BackendTimeout,
             Refusal::NoKeys,
+            Refusal::NoRevocations,
             Refusal::Denied(Denied::Full),
             Refusal::Denied(Denied::Memory),
             Refusal::Denied(Denied::Rate),

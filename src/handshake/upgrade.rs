@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::identity::{self, Admitted};
 use super::refusal::Refusal;
 use super::request::Opening;
-use super::{CONNECTION_ID, Caller, Door, Doorkeeper};
+use super::{CONNECTION_ID, Caller, Door, Doorkeeper, Gate};
 use crate::close::{Cause, Close};
 use crate::config::RefuseMode;
 use crate::connection::{self, Accepted};
@@ -57,6 +57,12 @@ impl Doorkeeper {
         // leaves no gap: who comes too late for the table sees the stop here.
         if self.farewells.tasks.is_stopping() {
             mailbox.handle().part(Close::of(Cause::Drain));
+        }
+        // So does a revocation, which is known before the table is looked through.
+        if let Gate::Jwt { revocations, .. } = &door.gate
+            && revocations.cover_peer(&peer)
+        {
+            mailbox.handle().cut(Close::of(Cause::Revoked));
         }
         let mut accepted = Box::new(Accepted {
             peer,

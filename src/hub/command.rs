@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::push::Target;
 use crate::close::{Cause, Close, is_sendable};
 use crate::id::{ConnectionId, GroupName, UserId};
 
@@ -53,6 +54,19 @@ pub enum Command {
         /// When it ends now, in seconds since 1970.
         expires: u64,
     },
+    /// The tokens of the user, of whom there may be connections to any hub, or some of everybody's are
+    /// no good any more: those of a user that were made before, those of all that were, or one of all.
+    Revoke {
+        /// The id of the one.
+        #[serde(default)]
+        jti: Option<String>,
+        /// In seconds since 1970. For a user, now when it is left out.
+        #[serde(default)]
+        before: Option<u64>,
+        /// When they have ended, in seconds since 1970.
+        #[serde(default)]
+        until: Option<u64>,
+    },
     /// Log what happens on them.
     Trace {
         /// For how long, at most 600.
@@ -77,6 +91,9 @@ pub enum CommandError {
     /// A close code that no endpoint sends.
     #[error("code: {0} may not be sent; expected 1000 to 1003, 1007 to 1014 or 3000 to 4999")]
     Code(u16),
+    /// A revocation that does not say which tokens, or says it twice.
+    #[error("revoke: for a user, expected `before` or nothing; for all, `jti` or `before`")]
+    Revoke,
     /// A number or a list over its bound.
     #[error("{field}: expected at most {maximum}, found {found}")]
     TooMuch {
@@ -182,6 +199,20 @@ impl Command {
         }
     }
 
+    /// Whether it makes sense for those who are meant.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(super) fn check_for(&self, target: &Target) -> Result<(), CommandError> {
+        let Self::Revoke { jti, before, .. } = self else { return Ok(()) };
+        let fits = match target {
+            Target::User(_) => jti.is_none(),
+            Target::All => jti.is_some() != before.is_some(),
+            Target::Connection(_) | Target::Group(_) => false,
+        };
+        if fits { Ok(()) } else { Err(CommandError::Revoke) }
+    }
+
     /// The command's word.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
@@ -193,6 +224,7 @@ impl Command {
             Self::Info { .. } => "info",
             Self::Count => "count",
             Self::Refresh { .. } => "refresh",
+            Self::Revoke { .. } => "revoke",
             Self::Trace { .. } => "trace",
         }
     }
@@ -204,7 +236,7 @@ impl CommandError {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::TooLarge { .. } => "too-large",
-            Self::Form(_) | Self::Code(_) | Self::TooMuch { .. } => "bad-request",
+            Self::Form(_) | Self::Code(_) | Self::Revoke | Self::TooMuch { .. } => "bad-request",
         }
     }
 }
@@ -300,6 +332,25 @@ mod tests {
         ] {
             let error = read(json).unwrap_err();
             assert!(error.contains(part), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_revocation_says_which_tokens() {
+        let ann = Target::User(UserId::new("ann").unwrap());
+        let group = Target::Group(GroupName::new("red").unwrap());
+        for (target, json, fits) in [
+            (&ann, r#"{"command":"revoke"}"#, true),
+            (&ann, r#"{"command":"revoke","before":7,"until":9}"#, true),
+            (&ann, r#"{"command":"revoke","jti":"7"}"#, false),
+            (&Target::All, r#"{"command":"revoke","jti":"7"}"#, true),
+            (&Target::All, r#"{"command":"revoke","before":7}"#, true),
+            (&Target::All, r#"{"command":"revoke"}"#, false),
+            (&Target::All, r#"{"command":"revoke","jti":"7","before":7}"#, false),
+            (&group, r#"{"command":"revoke","before":7}"#, false),
+            (&group, r#"{"command":"count"}"#, true),
+        ] {
+            assert_eq!(read(json).unwrap().check_for(target).is_ok(), fits, "{json}");
         }
     }
 

@@ -2,7 +2,7 @@
 //! neither they nor pushes hold each other up.
 //!
 //! Commands take effect one after the other, in the order in which they come; their answers come as they
-//! can, for that to a join waits until NATS knows of it.
+//! can, for that to a join waits until NATS knows of it. What others are to do takes effect as it can.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Failure};
 use super::command::{Command, CommandError, Done};
+use super::demand::Demanded;
 use super::intake::{Origin, Source};
 use super::interest::Interest;
 use super::push::Target;
@@ -40,8 +41,16 @@ enum NotObeyed {
     Gone,
 }
 
-/// What came of a command, and whether it may be told only when NATS knows.
-type Obeyed = Result<(Done, bool), NotObeyed>;
+/// What came of a command, and what its answer waits for.
+enum Came {
+    Done(Done),
+    /// NATS is to know of it.
+    Joined(Done),
+    /// Others do it.
+    Demanded(Demanded),
+}
+
+type Obeyed = Result<Came, NotObeyed>;
 
 /// Answers that wait for NATS, or for room on the way. Meanwhile more commands wait in their
 /// subscriptions.
@@ -81,14 +90,19 @@ impl Control {
             return Err(Refused::Reply.into());
         }
         let command = Command::parse(&delivery.payload)?;
+        command.check_for(&target)?;
+        if let Some(demanded) = origin.hub.demand(&target, &command) {
+            self.metrics.command(command.as_str());
+            return Ok(Came::Demanded(demanded));
+        }
         let done = origin.hub.obey(&target, &command).await;
         let is_one = matches!(target, Target::Connection(_));
         if is_one && done.connections == 0 && origin.hub.count(&target) == 0 {
             return Err(NotObeyed::Gone);
         }
         self.metrics.command(command.as_str());
-        let must_be_known = matches!(command, Command::Join { .. }) && done.connections > 0;
-        Ok((done, must_be_known))
+        let has_joined = matches!(command, Command::Join { .. }) && done.connections > 0;
+        Ok(if has_joined { Came::Joined(done) } else { Came::Done(done) })
     }
 
     async fn answer(&self, origin: Arc<Origin>, delivery: Delivery, obeyed: Obeyed) {
@@ -97,8 +111,9 @@ impl Control {
         }
         let Some(reply) = delivery.reply else { return };
         let result = match obeyed {
-            Ok((done, false)) => Ok(done),
-            Ok((done, true)) => Ok(self.known(done).await),
+            Ok(Came::Done(done)) => Ok(done),
+            Ok(Came::Joined(done)) => Ok(self.known(done).await),
+            Ok(Came::Demanded(demanded)) => Ok(demanded.done().await),
             Err(NotObeyed::Address(Refused::Reply)) => return,
             Err(error) => {
                 Err(Failure { code: error.reason().to_owned(), message: error.to_string() })

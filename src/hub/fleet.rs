@@ -103,7 +103,10 @@ impl Fleet {
                 interest.ask(hub, Channel::Out, target, headers, payload, deadline).await?
             }
             None => {
-                let connections = self.0.table.hub(hub).map_or(0, |hub| hub.push(push));
+                let connections = match self.0.table.hub(hub) {
+                    Some(hub) => hub.push(push).await,
+                    None => 0,
+                };
                 Done { connections, ..Done::default() }
             }
         };
@@ -124,6 +127,7 @@ impl Fleet {
         command: &Command,
         deadline: Instant,
     ) -> Result<Done, FleetError> {
+        command.check_for(target)?;
         let json = command.to_json()?;
         if matches!(command, Command::Close { exclude, .. } if spares(target, exclude)) {
             return Ok(Done::default());

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
@@ -41,6 +41,8 @@ struct Line {
     is_wished: AtomicBool,
     /// Messages in the outbox, so that finding it empty takes no lock.
     waiting: AtomicUsize,
+    /// Whether something else than a wish or a message has woken the connection.
+    is_stirred: AtomicBool,
     waker: AtomicWaker,
     /// Whether an event of the connection is at the backend.
     busy: AtomicBool,
@@ -64,6 +66,7 @@ impl Handle {
             shared: Mutex::new(Shared::new(bounds)),
             is_wished: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
+            is_stirred: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             busy: AtomicBool::new(false),
         });
@@ -154,6 +157,20 @@ impl Mailbox {
         }
     }
 
+    /// What wakes the connection when something else happens to it, so that
+    /// [`take_stir`](Self::take_stir) knows.
+    #[must_use]
+    pub fn waker(&self) -> Waker {
+        Waker::from(Arc::clone(&self.0))
+    }
+
+    /// Whether the [`waker`](Self::waker) was used since the last call. Call it after
+    /// [`poll_wish`](Self::poll_wish), or what happens in between wakes nobody.
+    #[must_use]
+    pub fn take_stir(&self) -> bool {
+        self.0.is_stirred.swap(false, Ordering::Acquire)
+    }
+
     /// Says whether an event of the connection is at the backend.
     pub fn set_busy(&self, busy: bool) {
         self.0.busy.store(busy, Ordering::Relaxed);
@@ -233,6 +250,17 @@ impl Shared {
         let trace = self.trace.take().map(Wish::Trace);
         let wish = trace.or_else(|| self.refresh.take().map(Wish::Refresh));
         wish.or_else(|| self.end.take())
+    }
+}
+
+impl Wake for Line {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.is_stirred.store(true, Ordering::Release);
+        self.waker.wake();
     }
 }
 

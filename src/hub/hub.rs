@@ -1,16 +1,20 @@
 //! One hub: a namespace of connections, users and groups.
 //!
 //! Who has joined a group gets every push to it that begins after, and who has left none that begins
-//! after: members change and pushes go out under the group's lock.
+//! after, though a push to many lets others have their turn in between: members are numbered as they
+//! join, and a push goes to those that were there when it began and still are when it comes to them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::IntGauge;
+use tokio::task::yield_now;
 
 use super::changes::Changes;
+use super::demand::Demands;
 use super::member::Member;
 use super::push::{Push, Target};
 use crate::config::Limits;
@@ -37,13 +41,23 @@ pub(super) struct Shared {
     pub(super) groups: IntGauge,
     pub(super) users: IntGauge,
     pub(super) changes: Changes,
+    pub(super) demands: Demands,
 }
-
-/// The members of one group, by connection.
-type Members = HashMap<ConnectionId, Arc<Member>>;
 
 #[derive(Debug, Default)]
 struct Group(Mutex<Members>);
+
+/// The members of one group, in the order in which they joined.
+#[derive(Debug, Default)]
+struct Members {
+    /// The number of the next who joins.
+    next: u64,
+    joined: BTreeMap<u64, Arc<Member>>,
+}
+
+/// Connections that are given a push before others have their turn: about 100 us, during which nobody
+/// can join the group or leave it.
+pub(super) const CHUNK: usize = 256;
 
 /// Why a connection does not join a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -71,15 +85,37 @@ impl Hub {
         &self.name
     }
 
-    /// Gives a push to all it is meant for; how many took it.
-    pub fn push(&self, push: &Push) -> usize {
-        let mut deliveries = 0;
-        self.each(&push.target, |member| {
-            if !push.exclude.contains(&member.peer.id) {
-                let taken = member.handle.push(push.message.clone(), push.expires);
-                deliveries += usize::from(taken.is_ok());
+    /// Gives a push to all it is meant for; how many took it. Not cancel safe: the rest would not get
+    /// it.
+    pub async fn push(&self, push: &Push) -> usize {
+        match &push.target {
+            Target::Group(group) => match self.group(group) {
+                Some(group) => group.push(push).await,
+                None => 0,
+            },
+            Target::All => self.push_to_all(push).await,
+            target => {
+                let mut deliveries = 0;
+                self.each(target, |member| deliveries += usize::from(member.push(push)));
+                deliveries
             }
+        }
+    }
+
+    async fn push_to_all(&self, push: &Push) -> usize {
+        let shards = self.connections.each().map(|connections| {
+            let taken = connections.values().filter(|member| member.push(push)).count();
+            (taken, connections.len())
         });
+        let (mut deliveries, mut given) = (0, 0);
+        for (taken, asked) in shards {
+            deliveries += taken;
+            given += asked;
+            if given >= CHUNK {
+                given = 0;
+                yield_now().await;
+            }
+        }
         deliveries
     }
 
@@ -97,7 +133,7 @@ impl Hub {
         match target {
             Target::Connection(id) => usize::from(self.connections.of(id).contains_key(id)),
             Target::User(user) => self.users.of(user).get(user).map_or(0, Vec::len),
-            Target::Group(group) => self.group(group).map_or(0, |group| group.lock().len()),
+            Target::Group(group) => self.group(group).map_or(0, |group| group.lock().joined.len()),
             Target::All => self.connections.len(),
         }
     }
@@ -109,7 +145,7 @@ impl Hub {
     pub fn join(&self, member: &Arc<Member>, group: &GroupName) -> Result<bool, JoinError> {
         let mut own = member.lock();
         let own = own.as_mut().ok_or(JoinError::Gone)?;
-        if own.contains(group) {
+        if own.contains_key(group) {
             return Ok(false);
         }
         let most = self.shared.groups_of_connection.load(Ordering::Relaxed);
@@ -117,38 +153,43 @@ impl Hub {
             return Err(JoinError::TooMany(most));
         }
         let most = self.shared.members_of_group.load(Ordering::Relaxed);
-        {
+        let number = {
             let mut shard = self.groups.of(group);
             let is_new = !shard.contains_key(group);
             let entry = shard.entry(group.clone()).or_default();
             let mut members = entry.lock();
-            if members.len() >= most {
+            if members.joined.len() >= most {
                 return Err(JoinError::Full(most));
             }
-            members.insert(member.peer.id, Arc::clone(member));
+            let number = members.add(member);
             if is_new {
                 self.shared.groups.inc();
                 self.shared.changes.note_group(&self.name, group);
             }
-        }
-        own.insert(group.clone());
+            number
+        };
+        own.insert(group.clone(), number);
         Ok(true)
     }
 
     /// Takes a connection out of a group; whether it was in it.
     pub fn leave(&self, member: &Member, group: &GroupName) -> bool {
         let mut own = member.lock();
-        let was_in = own.as_mut().is_some_and(|own| own.remove(group));
-        if was_in {
-            self.remove(member, group);
+        let number = own.as_mut().and_then(|own| own.remove(group));
+        if let Some(number) = number {
+            self.remove(number, group);
         }
-        was_in
+        number.is_some()
     }
 
     /// How many groups have members here.
     #[must_use]
     pub fn group_names(&self) -> Vec<GroupName> {
         self.groups.each().flat_map(|shard| shard.keys().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    pub(super) fn demands(&self) -> &Demands {
+        &self.shared.demands
     }
 
     pub(super) fn enter(&self, member: &Arc<Member>) {
@@ -167,8 +208,8 @@ impl Hub {
     /// Forgets a connection that has ended.
     pub(super) fn forget(&self, member: &Member) {
         let mut own = member.lock();
-        for group in own.take().into_iter().flatten() {
-            self.remove(member, &group);
+        for (group, number) in own.take().into_iter().flatten() {
+            self.remove(number, &group);
         }
         if let Some(user) = &member.peer.user
             && let Entry::Occupied(mut entry) = self.users.of(user).entry(user.clone())
@@ -195,7 +236,7 @@ impl Hub {
             }
             Target::Group(group) => {
                 if let Some(group) = self.group(group) {
-                    group.lock().values().for_each(act);
+                    group.lock().joined.values().for_each(act);
                 }
             }
             Target::All => {
@@ -209,12 +250,12 @@ impl Hub {
         self.groups.of(group).get(group).cloned()
     }
 
-    fn remove(&self, member: &Member, group: &GroupName) {
+    fn remove(&self, number: u64, group: &GroupName) {
         if let Entry::Occupied(entry) = self.groups.of(group).entry(group.clone()) {
             let is_empty = {
                 let mut members = entry.get().lock();
-                members.remove(&member.peer.id);
-                members.is_empty()
+                members.joined.remove(&number);
+                members.joined.is_empty()
             };
             if is_empty {
                 entry.remove();
@@ -233,8 +274,42 @@ impl Shared {
 }
 
 impl Group {
-    /// Held while a push goes to all members, so that each gets it wholly before or after it joins.
+    /// Gives a push to all who are members now.
+    async fn push(&self, push: &Push) -> usize {
+        let end = self.lock().next;
+        let (mut deliveries, mut from) = (0, 0);
+        loop {
+            let (taken, last) = self.lock().push(push, from..end);
+            deliveries += taken;
+            match last {
+                Some(last) => from = last + 1,
+                None => return deliveries,
+            }
+            yield_now().await;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Members> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Members {
+    fn add(&mut self, member: &Arc<Member>) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.joined.insert(number, Arc::clone(member));
+        number
+    }
+
+    /// Gives a push to the first of these: how many took it, and the last of them if there may be more.
+    fn push(&self, push: &Push, numbers: Range<u64>) -> (usize, Option<u64>) {
+        let (mut taken, mut given, mut last) = (0, 0, None);
+        for (number, member) in self.joined.range(numbers).take(CHUNK) {
+            taken += usize::from(member.push(push));
+            given += 1;
+            last = Some(*number);
+        }
+        (taken, last.filter(|_| given == CHUNK))
     }
 }

@@ -67,7 +67,7 @@ impl Intake {
     }
 
     async fn take(&self, origin: &Origin, delivery: Delivery) {
-        match self.push(origin, &delivery) {
+        match self.push(origin, &delivery).await {
             Ok(deliveries) => {
                 if let Some(reply) = delivery.reply {
                     let answer = Answer::push_json(self.node.id, deliveries);
@@ -87,13 +87,13 @@ impl Intake {
         }
     }
 
-    fn push(&self, origin: &Origin, delivery: &Delivery) -> Result<usize, Refused> {
+    async fn push(&self, origin: &Origin, delivery: &Delivery) -> Result<usize, Refused> {
         let target = origin.scope.target(origin.filter.rest(&delivery.subject))?;
         if delivery.reply.as_ref().is_some_and(|reply| !self.node.subjects.is_inbox(reply)) {
             return Err(Refused::Reply);
         }
         let push = received::read(target, delivery, self.node.id, Instant::now())?;
-        let deliveries = origin.hub.push(&push);
+        let deliveries = origin.hub.push(&push).await;
         self.metrics.push(push.target.as_str(), deliveries);
         Ok(deliveries)
     }

@@ -17,6 +17,7 @@ mod member;
 mod changes;
 #[expect(clippy::module_inception, reason = "the hub is what this station is about")]
 mod hub;
+mod demand;
 mod obey;
 mod table;
 mod roster;
@@ -34,6 +35,7 @@ mod fleet;
 mod tests;
 
 pub use command::{Command, CommandError, Done, Info};
+pub use demand::Demand;
 pub use fleet::{Fleet, FleetError};
 pub use handle::{Handle, Mailbox, Wish};
 pub use hub::{Hub, JoinError};

@@ -22,6 +22,9 @@ impl Hub {
     ///
     /// Cancel safe in that each connection is dealt with wholly or not at all.
     pub async fn obey(&self, target: &Target, command: &Command) -> Done {
+        if let Some(demanded) = self.demand(target, command) {
+            return demanded.done().await;
+        }
         let mut done = Done::default();
         if *command == Command::Count {
             done.connections = self.count(target);
@@ -65,7 +68,8 @@ impl Hub {
                 }
                 false
             }
-            Command::Count => false,
+            // Of all connections at once, or not the hub's business.
+            Command::Count | Command::Revoke { .. } => false,
             Command::Refresh { user, expires } => {
                 let is_theirs = member.peer.user.as_ref() == Some(user);
                 if is_theirs {

@@ -13,7 +13,7 @@ use crate::message::Message;
 /// Messages for one client, oldest first.
 #[derive(Debug)]
 pub struct Outbox {
-    queue: VecDeque<Waiting>,
+    queue: Queue,
     /// Payload bytes in the queue.
     bytes: usize,
     /// The most bytes there have been.
@@ -27,6 +27,15 @@ pub struct Outbox {
     max_bytes: usize,
     max_messages: usize,
     when_full: config::WhenFull,
+}
+
+/// Messages that wait. One that is alone, as almost every one is, takes no allocation.
+#[derive(Debug, Default)]
+enum Queue {
+    #[default]
+    Empty,
+    One(Waiting),
+    Many(VecDeque<Waiting>),
 }
 
 /// A message that waits.
@@ -66,7 +75,7 @@ impl Outbox {
     #[must_use]
     pub fn new(bounds: &config::Outbox) -> Self {
         Self {
-            queue: VecDeque::new(),
+            queue: Queue::Empty,
             bytes: 0,
             peak: 0,
             dropped: 0,
@@ -97,7 +106,7 @@ impl Outbox {
         }
         self.bytes += message.data().len();
         self.peak = self.peak.max(self.bytes);
-        self.queue.push_back(Waiting { message, expires });
+        self.queue.push(Waiting { message, expires });
         Ok(())
     }
 
@@ -112,12 +121,8 @@ impl Outbox {
 
     /// Takes the message whose turn it is.
     pub fn take(&mut self) -> Option<Message> {
-        let Waiting { message, .. } = self.queue.pop_front()?;
+        let Waiting { message, .. } = self.queue.pop()?;
         self.bytes -= message.data().len();
-        if self.queue.is_empty() {
-            // An idle connection keeps no buffer.
-            self.queue = VecDeque::new();
-        }
         Some(message)
     }
 
@@ -134,7 +139,7 @@ impl Outbox {
 
     /// Drops everything.
     pub fn clear(&mut self) {
-        self.queue = VecDeque::new();
+        self.queue = Queue::Empty;
         self.bytes = 0;
     }
 
@@ -147,7 +152,7 @@ impl Outbox {
     /// Whether none waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.len() == 0
     }
 
     /// Payload bytes that wait.
@@ -164,9 +169,55 @@ impl Outbox {
     }
 
     fn has_room(&self, message: &Message) -> bool {
-        self.queue.is_empty()
+        self.is_empty()
             || (self.queue.len() < self.max_messages
                 && message.data().len() <= self.max_bytes.saturating_sub(self.bytes))
+    }
+}
+
+impl Queue {
+    fn push(&mut self, waiting: Waiting) {
+        *self = match std::mem::take(self) {
+            Self::Empty => Self::One(waiting),
+            Self::One(first) => Self::Many(VecDeque::from([first, waiting])),
+            Self::Many(mut many) => {
+                many.push_back(waiting);
+                Self::Many(many)
+            }
+        };
+    }
+
+    fn pop(&mut self) -> Option<Waiting> {
+        match self {
+            Self::Many(many) => {
+                let first = many.pop_front();
+                // An idle connection keeps no buffer.
+                if many.is_empty() {
+                    *self = Self::Empty;
+                }
+                first
+            }
+            _ => match std::mem::take(self) {
+                Self::One(only) => Some(only),
+                _ => None,
+            },
+        }
+    }
+
+    fn front(&self) -> Option<&Waiting> {
+        match self {
+            Self::Empty => None,
+            Self::One(only) => Some(only),
+            Self::Many(many) => many.front(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::One(_) => 1,
+            Self::Many(many) => many.len(),
+        }
     }
 }
 
@@ -221,6 +272,7 @@ mod tests {
         let mut outbox = outbox(WhenFull::Close);
         assert_eq!(outbox.offer(message(5000), None), Ok(()));
         assert_eq!(outbox.take().map(|message| message.data().len()), Some(5000));
-        assert_eq!((outbox.bytes(), outbox.queue.capacity(), outbox.take()), (0, 0, None));
+        assert_eq!((outbox.bytes(), outbox.take()), (0, None));
+        assert!(matches!(outbox.queue, Queue::Empty));
     }
 }

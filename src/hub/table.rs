@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use tokio::sync::mpsc;
+
 use super::changes::Changes;
+use super::demand::{Demand, Demands};
 use super::handle::{Handle, Mailbox};
 use super::hub::{Hub, JoinError, Shared};
 use super::member::Member;
@@ -40,8 +43,15 @@ impl Table {
             groups: metrics.groups().clone(),
             users: metrics.users().clone(),
             changes: Changes::default(),
+            demands: Demands::default(),
         });
         Self(Arc::new(Inner { hubs: RwLock::default(), shared }))
+    }
+
+    /// What commands want that no hub can do, for the first who takes it.
+    #[must_use]
+    pub fn demands(&self) -> mpsc::Receiver<Demand> {
+        self.0.shared.demands.take()
     }
 
     /// Changes the bounds. Who is in a group beyond them stays.

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
+use super::hub::CHUNK;
 use super::*;
 use crate::config::{AuthMode, Limits, Route};
 use crate::event::Peer;
@@ -28,9 +30,17 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with_room_for(50)
+    }
+
+    /// With so many members in a group.
+    fn with_room_for(members: usize) -> Self {
         let metrics = Metrics::new();
-        let limits =
-            Limits { max_groups_per_connection: 3, max_group_members: 50, ..Limits::default() };
+        let limits = Limits {
+            max_groups_per_connection: 3,
+            max_group_members: members,
+            ..Limits::default()
+        };
         Self { table: Table::new(&limits, &metrics), metrics }
     }
 
@@ -46,7 +56,8 @@ impl Scene {
 
     fn push(&self, target: Target, text: &str, exclude: &[&Connected]) -> usize {
         let exclude = exclude.iter().map(|connected| connected.peer.id).collect();
-        self.hub().push(&Push { target, message: Message::text(text), exclude, expires: None })
+        let push = Push { target, message: Message::text(text), exclude, expires: None };
+        self.hub().push(&push).now_or_never().expect("few enough for one turn")
     }
 }
 
@@ -152,8 +163,8 @@ async fn a_push_that_comes_too_late_is_not_sent() {
         exclude: HashSet::new(),
         expires: Some(Instant::now() + Duration::from_millis(millis)),
     };
-    scene.hub().push(&push("short", 100));
-    scene.hub().push(&push("long", 1000));
+    scene.hub().push(&push("short", 100)).await;
+    scene.hub().push(&push("long", 1000)).await;
     tokio::time::advance(Duration::from_millis(200)).await;
     assert_eq!(ann.read(), ["long"]);
     assert_eq!(ann.mailbox.account().expired, 1);
@@ -180,6 +191,59 @@ async fn changes_are_told_once_and_only_to_who_asks() {
     drop(scene.connect(Some("ann")));
     let ann = (HubName::default(), Target::User(UserId::new("ann").unwrap()));
     assert_eq!(scene.table.changes().next().await, (HashSet::from([ann]), 5));
+}
+
+#[test]
+fn a_push_to_many_lets_others_have_their_turn() {
+    const MEMBERS: usize = 3 * CHUNK + 1;
+    let scene = Scene::with_room_for(2 * MEMBERS);
+    let red = group("red");
+    let connect = || {
+        let one = scene.connect(None);
+        one.registered.join(&red).unwrap();
+        one
+    };
+    let mut members: Vec<_> = (0..MEMBERS).map(|_| connect()).collect();
+    let hub = scene.hub();
+    let to = |target| Push {
+        target,
+        message: Message::text("x"),
+        exclude: HashSet::new(),
+        expires: None,
+    };
+    let push = to(Target::Group(red.clone()));
+    let mut pushing = Box::pin(hub.push(&push));
+    assert_eq!((&mut pushing).now_or_never(), None, "others have their turn");
+    let has_it = |one: &Connected| one.mailbox.has_waiting();
+    assert_eq!(members.iter().filter(|one| has_it(one)).count(), CHUNK);
+
+    // In between two go, of whom one has it already, two go and come back in the same way, and one is
+    // new.
+    let last = MEMBERS - 1;
+    for place in [0, 1, last - 1, last] {
+        assert!(members[place].registered.leave(&red));
+    }
+    for place in [1, last - 1] {
+        members[place].registered.join(&red).unwrap();
+    }
+    members.push(connect());
+    let deliveries = loop {
+        if let Some(deliveries) = (&mut pushing).now_or_never() {
+            break deliveries;
+        }
+    };
+    assert_eq!(deliveries, MEMBERS - 2);
+    let counts: Vec<_> = members.iter().map(|one| one.read().len()).collect();
+    let without = [last - 1, last, MEMBERS];
+    let is_right =
+        |(place, count): (usize, &usize)| *count == usize::from(!without.contains(&place));
+    assert!(counts.iter().enumerate().all(is_right), "{counts:?}");
+
+    let push = to(Target::All);
+    let mut pushing = Box::pin(hub.push(&push));
+    assert_eq!((&mut pushing).now_or_never(), None);
+    drop(pushing);
+    assert!(members.iter().filter(|one| has_it(one)).count() < MEMBERS);
 }
 
 /// Joins, leaves, pushes and ends at the same time: after a join every push arrives, after a leave

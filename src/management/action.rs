@@ -71,6 +71,8 @@ operations! {
     Leave = "leave",
     /// A fresh token for a connection.
     Refresh = "refresh",
+    /// No token any more.
+    Revoke = "revoke",
     /// A look at a connection.
     Trace = "trace",
     /// A token for a client.

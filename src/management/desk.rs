@@ -13,7 +13,7 @@ use super::answer::Answer;
 use super::body::{Body, Payload};
 use super::query::{NO_FILTERS, Query};
 use super::refusal::Refusal;
-use crate::auth::{Denied, Token};
+use crate::auth::{Denied, Revocations, Token};
 use crate::close::{Cause, Close};
 use crate::hub::{Command, Done, Fleet, FleetError, Info, Push, Target};
 use crate::id::{ConnectionId, GroupName, HubName, UserId};
@@ -22,6 +22,7 @@ use crate::id::{ConnectionId, GroupName, HubName, UserId};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Desk<'a> {
     pub(super) fleet: &'a Fleet,
+    pub(super) revocations: &'a Revocations,
     pub(super) rules: &'a Rules,
     pub(super) hub: &'a HubName,
     pub(super) query: &'a Query,
@@ -189,6 +190,12 @@ impl Desk<'_> {
             Denied::Invalid(why) => Refusal::Parameter("token", why),
             Denied::Unavailable => Refusal::Unavailable("tokens cannot be checked now"),
         })?;
+        if !self.revocations.are_known() {
+            return Err(Refusal::Unavailable("tokens cannot be checked yet"));
+        }
+        if self.revocations.cover(&identity.facts()) {
+            return Err(Refusal::Parameter("token", "revoked"));
+        }
         let expires = identity.expires_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let command = Command::Refresh { user: identity.user, expires };
         let mut done = whole(self.command(&Target::Connection(id), &command).await?)?;

@@ -15,6 +15,7 @@ mod action;
 mod query;
 mod body;
 mod desk;
+mod revoke;
 mod answer;
 mod refusal;
 #[cfg(test)]
@@ -31,7 +32,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::time::Instant;
 
-use crate::auth::{AccessKeys, Minter, Verifier, find};
+use crate::auth::{AccessKeys, Minter, Revocations, Verifier, find};
 use crate::config::{JwtSources, Limits};
 use crate::hub::Fleet;
 use crate::limits::Permits;
@@ -52,6 +53,8 @@ use refusal::Refusal;
 #[derive(Debug)]
 pub struct Management {
     fleet: Fleet,
+    /// What is no good any more, of the tokens of clients.
+    revocations: Revocations,
     /// What backends meet, swapped whole when the config changes.
     rules: ArcSwap<Rules>,
     /// Places for streams: backends keep theirs open between requests.
@@ -88,12 +91,19 @@ const REQUESTS: usize = 256;
 const OPENAPI: &str = include_str!("openapi.json");
 
 impl Management {
-    /// The door to the connections of `fleet`.
+    /// The door to the connections of `fleet`, and to `revocations`.
     #[must_use]
-    pub fn new(fleet: Fleet, rules: Arc<Rules>, metrics: &Metrics, tasks: &Tasks) -> Self {
+    pub fn new(
+        fleet: Fleet,
+        revocations: Revocations,
+        rules: Arc<Rules>,
+        metrics: &Metrics,
+        tasks: &Tasks,
+    ) -> Self {
         metrics.declare_management(Operation::ALL.map(Operation::as_str), Answer::RESULTS);
         Self {
             fleet,
+            revocations,
             rules: ArcSwap::new(rules),
             streams: Permits::new(STREAMS),
             requests: Permits::new(REQUESTS),
@@ -172,6 +182,13 @@ impl Management {
                 place::only_read(&head.method)?;
                 return Ok(Answer::json(StatusCode::OK, OPENAPI));
             }
+            Ok(Place::Revocations) => {
+                self.admit(rules, head, is_certified)?;
+                place::only_post(&head.method)?;
+                *operation = Operation::Revoke;
+                let _place = self.requests.take().ok_or(Refusal::Crowded)?;
+                return Box::pin(revoke::revoke(&self.revocations, body)).await;
+            }
             Err(refusal) => {
                 self.admit(rules, head, is_certified)?;
                 return Err(refusal);
@@ -186,7 +203,8 @@ impl Management {
         }
         let query = Query::parse(head.uri.query().unwrap_or_default())?;
         query.check_version()?;
-        let desk = Desk { fleet: &self.fleet, rules, hub: &hub, query: &query };
+        let (fleet, revocations) = (&self.fleet, &self.revocations);
+        let desk = Desk { fleet, revocations, rules, hub: &hub, query: &query };
         Box::pin(desk.perform(action, body)).await
     }
 

@@ -15,6 +15,8 @@ pub(super) enum Place {
     Health,
     /// The description of the API.
     Description,
+    /// What tokens are no good any more.
+    Revocations,
     /// Something of a hub.
     InHub(HubName, Resource),
 }
@@ -63,6 +65,7 @@ impl Place {
         match segments.as_slice() {
             ["", "openapi.json"] => Ok(Self::Description),
             ["", "api", "health"] => Ok(Self::Health),
+            ["", "api", "revocations"] => Ok(Self::Revocations),
             ["", "api", "hubs", hub, rest @ ..] => {
                 let resource = Resource::find(rest)?;
                 let hub = HubName::try_from((*hub).to_owned());
@@ -165,6 +168,14 @@ const METHODS: [Method; 5] = [Method::GET, Method::HEAD, Method::PUT, Method::PO
 pub(super) fn only_read(method: &Method) -> Result<(), Refusal> {
     let reads = [Method::GET, Method::HEAD].contains(method);
     if reads { Ok(()) } else { Err(Refusal::Method("GET, HEAD".to_owned())) }
+}
+
+/// For what is only added to.
+///
+/// # Errors
+/// When `method` is another one.
+pub(super) fn only_post(method: &Method) -> Result<(), Refusal> {
+    if *method == Method::POST { Ok(()) } else { Err(Refusal::Method("POST".to_owned())) }
 }
 
 /// A segment without its percent-encoding (RFC 3986 section 2.1).

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -28,7 +29,7 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Self {
-        let metrics = Metrics::new();
+        let (metrics, tasks) = (Metrics::new(), Tasks::new());
         let table = Table::new(&Limits::default(), &metrics);
         let fleet = Fleet::solo(table.clone());
         fleet.open([HubName::default()].iter()).await;
@@ -45,7 +46,8 @@ impl Stage {
             limits: Limits::default(),
             max_body: MAX_BODY,
         };
-        let door = Management::new(fleet, Arc::new(rules), &metrics, &Tasks::new());
+        let revocations = Revocations::solo(Duration::from_secs(3600), table, &tasks);
+        let door = Management::new(fleet, revocations, Arc::new(rules), &metrics, &tasks);
         Self { door, ann, mailbox, registered }
     }
 
@@ -94,6 +96,9 @@ fn served(path: &str) -> Option<BTreeSet<String>> {
         Err(refusal) => panic!("{path}: {refusal}"),
         Ok(Place::InHub(_, resource)) => {
             all.filter(|method| resource.action(method).is_ok()).map(|m| m.to_string()).collect()
+        }
+        Ok(Place::Revocations) => {
+            all.filter(|m| place::only_post(m).is_ok()).map(|m| m.to_string()).collect()
         }
         Ok(_) => all.filter(|m| place::only_read(m).is_ok()).map(|m| m.to_string()).collect(),
     };

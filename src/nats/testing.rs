@@ -64,6 +64,11 @@ impl NatsServer {
         }
     }
 
+    /// Changes its configuration for the next start; it began with one.
+    pub(crate) fn reconfigure(&self, text: &str) {
+        std::fs::write(self.config.as_ref().unwrap().path(), text).unwrap();
+    }
+
     /// Starts it again on the same port.
     pub(crate) fn restart(&mut self) {
         let path = self.config.as_ref().map(tempfile::NamedTempFile::path);

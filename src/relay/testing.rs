@@ -22,6 +22,7 @@ pub(crate) fn peer(hub: &str, user: Option<&str>) -> Peer {
         id: ConnectionId::random(NodeId::random()),
         route: Arc::new(route(hub)),
         user: user.map(|user| UserId::new(user).unwrap()),
+        token: None,
         path: "/ws/a b".into(),
         params: Box::default(),
         remote: "127.0.0.1:1".parse().unwrap(),

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use super::disk::Disk;
 use super::{Crews, ServerError};
 use crate::admin::{Admin, Drain};
-use crate::auth::{AccessKeys, Minter, Verifier};
+use crate::auth::{AccessKeys, Minter, Revocations, Verifier};
 use crate::cluster::{Cluster, Farewells, Parts, UserQuota};
 use crate::config::{AuthMode, Backend, Config, EventKind, JetStream, Jwt, Route};
 use crate::edge::{Edge, Proxies, Rules};
@@ -34,6 +34,8 @@ pub(super) struct Core {
     pub(super) fleet: Fleet,
     /// The node's part in what outlives it.
     pub(super) cluster: Cluster,
+    /// What is no good any more, of the tokens that let clients in.
+    pub(super) revocations: Revocations,
     pub(super) hold: Hold,
     pub(super) metrics: Metrics,
     pub(super) crews: Crews,
@@ -95,26 +97,34 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
         }
         None => Fleet::solo(table.clone()),
     };
-    let cluster = match (&nats, &config.nats) {
+    let kept = revocation_lifetime(config);
+    let (cluster, revocations) = match (&nats, &config.nats) {
         (Some(nats), Some(settings)) if settings.jetstream != JetStream::Off => {
             let (tasks, replicas) = (&crews.background, settings.replicas.into());
             let store = Store::open(nats, replicas, tasks, &metrics).await;
-            Cluster::start(&Parts {
+            let need = settings.jetstream;
+            let revocations = Revocations::cluster(kept, table.clone(), &store, need, tasks);
+            let cluster = Cluster::start(&Parts {
                 node: id,
                 store: &store,
-                jetstream: settings.jetstream,
+                jetstream: need,
                 table: &table,
                 fleet: &fleet,
                 roster: &roster,
                 tasks,
                 metrics: &metrics,
-            })
+            });
+            (cluster, revocations)
         }
-        _ => Cluster::solo(&table, &fleet, &crews.background, &metrics),
+        _ => {
+            let cluster = Cluster::solo(&table, &fleet, &crews.background, &metrics);
+            (cluster, Revocations::solo(kept, table.clone(), &crews.background))
+        }
     };
+    revocations.obey();
     let hold = Hold::new(config.limits.max_held.bytes());
     let memory = Memory::default();
-    Ok(Core { id, table, nats, fleet, cluster, hold, metrics, crews, disk, memory })
+    Ok(Core { id, table, nats, fleet, cluster, revocations, hold, metrics, crews, disk, memory })
 }
 
 /// Builds what newcomers meet by `config`, after what they met `before`. Nothing of it is in force yet,
@@ -212,7 +222,8 @@ pub(super) fn edge(config: &Config, core: &Core, rules: Arc<Rules>) -> Edge {
 
 /// Builds the backends' door.
 pub(super) fn management(core: &Core, rules: Arc<management::Rules>) -> Management {
-    Management::new(core.fleet.clone(), rules, &core.metrics, &core.crews.backends)
+    let (fleet, revocations) = (core.fleet.clone(), core.revocations.clone());
+    Management::new(fleet, revocations, rules, &core.metrics, &core.crews.backends)
 }
 
 /// Builds the operators' door.
@@ -220,6 +231,7 @@ pub(super) fn admin(core: &Core, drain: Drain) -> Admin {
     Admin {
         metrics: core.metrics.clone(),
         nats: core.nats.clone(),
+        revocations: core.revocations.clone(),
         cluster: core.cluster.clone(),
         drain,
         places: Permits::new(OPERATORS),
@@ -245,9 +257,11 @@ fn door(
         AuthMode::Connect => Gate::Connect,
         AuthMode::Certificate => Gate::Certificate,
         AuthMode::Jwt => match (verifier, &config.jwt) {
-            (Some(verifier), Some(jwt)) => {
-                Gate::Jwt { verifier: verifier.clone(), sources: jwt.sources.clone() }
-            }
+            (Some(verifier), Some(jwt)) => Gate::Jwt {
+                verifier: verifier.clone(),
+                sources: jwt.sources.clone(),
+                revocations: core.revocations.clone(),
+            },
             _ => return Err(needs("auth: jwt needs a jwt section")),
         },
     };
@@ -266,6 +280,13 @@ fn verifier(jwt: &Jwt, before: Option<&Verifier>, tasks: &Tasks) -> Result<Verif
         Some(before) => before.renewed(jwt, client)?,
         None => Verifier::new(jwt, client, tasks)?,
     })
+}
+
+/// How long a revocation is kept that does not say until when. Without a `jwt` section there is no token
+/// yet, but there may be one after a reload.
+pub(super) fn revocation_lifetime(config: &Config) -> Duration {
+    let default = Jwt::default();
+    config.jwt.as_ref().unwrap_or(&default).revocation_lifetime.get()
 }
 
 /// The client that fetches a key set, where there is one to fetch. Blocks while it reads.

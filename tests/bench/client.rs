@@ -98,10 +98,14 @@ pub(crate) async fn open(
 }
 
 impl Client {
-    /// The opening handshake for `/ws`.
-    pub(crate) async fn shake_hands(io: Stream, token: Option<&str>) -> anyhow::Result<Self> {
+    /// The opening handshake.
+    pub(crate) async fn shake_hands(
+        io: Stream,
+        path: &str,
+        token: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let mut client = Self { io, inbound: BytesMut::new() };
-        timeout(TIMEOUT, client.upgrade(token)).await.context("no handshake in time")??;
+        timeout(TIMEOUT, client.upgrade(path, token)).await.context("no handshake in time")??;
         Ok(client)
     }
 
@@ -110,11 +114,11 @@ impl Client {
         self.io
     }
 
-    async fn upgrade(&mut self, token: Option<&str>) -> anyhow::Result<()> {
+    async fn upgrade(&mut self, path: &str, token: Option<&str>) -> anyhow::Result<()> {
         let authorization =
             token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         let request = format!(
-            "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
              {authorization}\r\n"
         );
@@ -174,8 +178,8 @@ impl Client {
         timeout(TIMEOUT, closed).await.context("no end in time")?
     }
 
-    /// The next message; pings before it are answered.
-    async fn next(&mut self) -> anyhow::Result<Bytes> {
+    /// The next message, whenever it comes; pings before it are answered.
+    pub(crate) async fn next(&mut self) -> anyhow::Result<Bytes> {
         loop {
             match self.frame()? {
                 Some((TEXT | BINARY, payload)) => return Ok(payload),

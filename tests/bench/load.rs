@@ -122,9 +122,7 @@ pub(crate) async fn open_loop(
     let answered = timeout(window + GRACE, all(loops)).await.context("no answers in time")??;
     pace.await??;
     let (askers, latencies): (Vec<_>, Vec<_>) = answered.into_iter().unzip();
-    let mut latencies = latencies.concat();
-    latencies.sort_unstable();
-    Ok((askers, Latencies(latencies)))
+    Ok((askers, Latencies::new(latencies.concat())))
 }
 
 /// Says when messages are due. On a thread of its own, for a timer of the runtime has a resolution of
@@ -189,6 +187,16 @@ impl Asker {
 }
 
 impl Latencies {
+    pub(crate) fn new(mut latencies: Vec<Duration>) -> Self {
+        latencies.sort_unstable();
+        Self(latencies)
+    }
+
+    /// How many messages there were.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The latency, in microseconds, that this part of all messages did not exceed.
     pub(crate) fn quantile(&self, part: f64) -> f64 {
         let last = self.0.len().saturating_sub(1);

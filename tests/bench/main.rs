@@ -15,6 +15,7 @@ mod memory;
 mod echo;
 mod latency;
 mod handshake;
+mod fanout;
 mod slow;
 mod neighbours;
 mod report;
@@ -76,6 +77,10 @@ enum Measure {
     Latency,
     /// CPU per handshake
     Handshake,
+    /// Pushes to one large group
+    Fanout,
+    /// Pushes to many small groups
+    Groups,
     /// Handshakes beside clients at one byte a second
     Slow,
     /// Latency beside clients that send too much or read nothing
@@ -95,6 +100,8 @@ struct Scale {
     window: Duration,
     /// Handshakes in a round.
     handshakes: usize,
+    /// Many small groups.
+    groups: fanout::Plan,
     /// Rounds of each measure that alternates between peace and trouble.
     troubles: usize,
 }
@@ -105,6 +112,7 @@ const WHOLE: Scale = Scale {
     rounds: 5,
     window: Duration::from_secs(4),
     handshakes: 2_000,
+    groups: fanout::MANY,
     troubles: 3,
 };
 const QUICK: Scale = Scale {
@@ -113,11 +121,12 @@ const QUICK: Scale = Scale {
     rounds: 1,
     window: Duration::from_secs(4),
     handshakes: 1_000,
+    groups: fanout::FEW,
     troubles: 1,
 };
 
 /// Whatever happens, the run ends.
-const DEADLINE: Duration = Duration::from_secs(600);
+const DEADLINE: Duration = Duration::from_secs(900);
 /// Descriptors that are not idle connections.
 const SPARE_DESCRIPTORS: usize = 500;
 
@@ -176,14 +185,24 @@ async fn measure(
     if wanted(Measure::Handshake) {
         handshake::measure(&stage, scale, &mut report).await.context("handshake")?;
     }
+    if wanted(Measure::Fanout) {
+        Box::pin(fanout::measure(&stage, fanout::LARGE, scale, &mut report))
+            .await
+            .context("fanout")?;
+    }
+    if wanted(Measure::Groups) {
+        Box::pin(fanout::measure(&stage, scale.groups, scale, &mut report))
+            .await
+            .context("groups")?;
+    }
     if wanted(Measure::Slow) {
-        slow::measure(&stage, scale, &mut report).await.context("slow")?;
+        Box::pin(slow::measure(&stage, scale, &mut report)).await.context("slow")?;
     }
     if wanted(Measure::Neighbours) {
         Box::pin(neighbours::measure(&stage, scale, &mut report)).await.context("neighbours")?;
     }
     if wanted(Measure::Idle) {
-        memory::measure(&stage, scale, &mut report).await.context("idle")?;
+        Box::pin(memory::measure(&stage, scale, &mut report)).await.context("idle")?;
     }
     report.print()?;
     Ok(())

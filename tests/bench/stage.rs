@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsConnector;
 
+use crate::bare;
 use crate::client::{self, Client, Framed, Stream, Way};
 use crate::process::Process;
 
@@ -51,6 +52,8 @@ pub(crate) struct Relay {
     pub(crate) wss: Door,
     /// moorline's door without TLS.
     pub(crate) ws: Option<Door>,
+    /// What stands before a group's name in the subject of pushes to it.
+    pub(crate) groups: &'static str,
 }
 
 /// How clients get in.
@@ -59,12 +62,17 @@ pub(crate) struct Door {
     address: SocketAddr,
     way: Way,
     tls: Option<TlsConnector>,
+    /// `/ws` says back what it hears, `/rooms/<group>` is in that group.
+    path: String,
     /// What moorline asks for.
     token: Option<String>,
 }
 
 /// Where moorline's messages go.
 pub(crate) const SUBJECT: &str = "moorline.default.in.message";
+
+/// Where pushes to groups of moorline's clients go.
+const GROUPS: &str = "moorline.default.out.group.";
 
 const MOORLINE: &str = env!("CARGO_BIN_EXE_moorline");
 /// How long NATS may take until it is up, and a relay until it echoes.
@@ -140,9 +148,9 @@ impl Stage {
         ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let token = Some(String::from_utf8(made.stdout)?.trim().to_owned());
         let tls = Some(self.connector.clone());
-        let wss = Door { address: wss.parse()?, way: Way::Loopback, tls, token: token.clone() };
-        let ws = Some(Door { address: ws.parse()?, way: Way::Loopback, tls: None, token });
-        Ok(Relay { name, side, process, wss, ws })
+        let wss = Door::new(wss.parse()?, tls, token.clone());
+        let ws = Some(Door::new(ws.parse()?, None, token));
+        Ok(Relay { name, side, process, wss, ws, groups: GROUPS })
     }
 
     fn run_bare(&self) -> anyhow::Result<Relay> {
@@ -154,8 +162,8 @@ impl Stage {
         let process = Process::start(name, &mut command)?;
         let [wss] = process.listening(["wss"])?;
         let tls = Some(self.connector.clone());
-        let wss = Door { address: wss.parse()?, way: Way::Loopback, tls, token: None };
-        Ok(Relay { name, side: Side::Other, process, wss, ws: None })
+        let wss = Door::new(wss.parse()?, tls, None);
+        Ok(Relay { name, side: Side::Other, process, wss, ws: None, groups: bare::GROUPS })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -168,9 +176,13 @@ impl Side {
 }
 
 impl Door {
+    fn new(address: SocketAddr, tls: Option<TlsConnector>, token: Option<String>) -> Self {
+        Self { address, way: Way::Loopback, tls, path: "/ws".to_owned(), token }
+    }
+
     /// A new client.
     pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
-        Client::shake_hands(self.open().await?, self.token.as_deref()).await
+        Client::shake_hands(self.open().await?, &self.path, self.token.as_deref()).await
     }
 
     /// A client before its opening handshake.
@@ -181,6 +193,11 @@ impl Door {
     /// The same door for a client that does not get so far as to speak TLS.
     pub(crate) fn without_tls(&self) -> Self {
         Self { tls: None, ..self.clone() }
+    }
+
+    /// The same door with another path.
+    pub(crate) fn at(&self, path: &str) -> Self {
+        Self { path: path.to_owned(), ..self.clone() }
     }
 
     /// The same door by another way.
@@ -215,6 +232,7 @@ jwt:
   keys: [{{algorithms: [HS256], secret: '{folder}/{SECRET}'}}]
 routes:
   - {{path: /ws, auth: jwt}}
+  - {{path: '/rooms/{{room}}', auth: jwt, groups: ['{{room}}']}}
 limits:
   # One address is all the clients there are.
   max_connections: 15000

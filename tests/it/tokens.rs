@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::harness::{Client, Node, Request, exchange_raw};
 
-const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+pub(crate) const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const OTHER_SECRET: &[u8] = b"fedcba9876543210fedcba9876543210";
 
 struct Door {
@@ -38,7 +38,7 @@ fn door(route: &str, sources: &str) -> Door {
     Door { node, public_key_pem, _folder: folder }
 }
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
@@ -63,7 +63,7 @@ fn token_of(header: &str, claims: &str, secret: &[u8]) -> String {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "every caller makes one on the spot")]
-fn token(header: Value, claims: &Value) -> String {
+pub(crate) fn token(header: Value, claims: &Value) -> String {
     token_of(&header.to_string(), &claims.to_string(), SECRET)
 }
 

@@ -1,5 +1,7 @@
 //! Rules of tokens: which keys, for which algorithms, from where.
 
+use std::time::Duration;
+
 use super::{DAY, Findings, MINUTE, is_line, is_token};
 use crate::config::{Jwks, Jwt, JwtKey, JwtSources, Period, Size, error::quoted};
 
@@ -30,6 +32,8 @@ pub(super) fn check(jwt: &Jwt, findings: &mut Findings) {
         findings.need(is_line(audience), &format!("jwt.audience[{i}]"), LINE);
     }
     findings.period("jwt.leeway", jwt.leeway, Period::secs(0), 10 * MINUTE);
+    let (kept, least) = (jwt.revocation_lifetime, Period::secs(60));
+    findings.period("jwt.revocation_lifetime", kept, least, YEAR);
     sources(&jwt.sources, findings);
 }
 
@@ -165,6 +169,8 @@ fn sources(sources: &JwtSources, findings: &mut Findings) {
     }
 }
 
+/// As `1year` is read.
+const YEAR: Duration = Duration::from_secs(31_557_600);
 const LINE: &str = "expected a text of 1 to 256 bytes without control characters";
 
 #[cfg(test)]

@@ -119,6 +119,7 @@ fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, meters: Meters)
         id,
         route,
         user: None,
+        token: None,
         path: "/ws".into(),
         params: Box::default(),
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),

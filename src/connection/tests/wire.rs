@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::time::{Instant, timeout};
 
-use super::client::{BINARY, CLOSE, Client, FIN, PING, PONG, TEXT, frame};
-use crate::close::Cause;
+use super::client::{BINARY, CLOSE, Client, FIN, PING, PIPE, PONG, TEXT, frame};
+use crate::close::{Cause, Close};
 use crate::config::Plan;
 use crate::connection::{Accepted, Counted, run};
+use crate::message::Message;
 
 #[tokio::test]
 async fn messages_come_back_as_they_were() {
@@ -27,6 +28,40 @@ async fn messages_come_back_as_they_were() {
     client.expect(FIN | BINARY, &large).await;
     client.frame(FIN | TEXT, b"small again, after the buffers were given back").await;
     client.expect(FIN | TEXT, b"small again, after the buffers were given back").await;
+}
+
+#[tokio::test]
+async fn pushes_to_a_connection_at_rest_go_out_and_its_client_is_still_heard() {
+    let mut client = Client::connect(|_| {});
+    for size in [1, 100_000, 1] {
+        let push = Message::binary(vec![b'p'; size]);
+        client.handle.push(push, None).unwrap();
+        client.expect(FIN | BINARY, &vec![b'p'; size]).await;
+        client.frame(FIN | PING, b"there?").await;
+        client.expect(FIN | PONG, b"there?").await;
+        client.frame(FIN | TEXT, b"here").await;
+        client.expect(FIN | TEXT, b"here").await;
+    }
+    // What comes while its client has half a message to say does not break that.
+    client.frame(TEXT, b"first ").await;
+    client.handle.push(Message::text("between"), None).unwrap();
+    client.expect(FIN | TEXT, b"between").await;
+    client.frame(FIN, b"second").await;
+    client.expect(FIN | TEXT, b"first second").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pushes_do_not_hold_up_a_ping() {
+    let mut client = Client::connect(|_| {});
+    let start = Instant::now();
+    loop {
+        client.handle.push(Message::text("push"), None).unwrap();
+        if client.next().await.unwrap().0 == FIN | PING {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(start.elapsed() < Duration::from_secs(60), "no ping in a minute");
+    }
 }
 
 #[tokio::test]
@@ -143,7 +178,7 @@ async fn good_messages_before_an_offence_are_still_answered() {
 #[tokio::test]
 async fn a_drained_client_is_told_to_come_back() {
     let client = Client::connect(|_| {});
-    client.handle.part(crate::close::Close::of(Cause::Drain));
+    client.handle.part(Close::of(Cause::Drain));
     let mut client = client;
     client.expect(FIN | CLOSE, &[&1012u16.to_be_bytes()[..], b"drain"].concat()).await;
     client.frame(FIN | CLOSE, &1012u16.to_be_bytes()).await;
@@ -283,4 +318,25 @@ fn an_idle_connection_is_small() {
     }
     let size = size(run::<Io>);
     assert!(size <= 1536, "{size} bytes for each idle connection");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_sent_away_reads_why_and_nothing_that_waited() {
+    let mut client = Client::connect(|_| {});
+    client.frame(FIN | TEXT, b"not answered any more").await;
+    client.handle.push(Message::text("not delivered any more"), None).unwrap();
+    client.handle.cut(Close::of(Cause::Revoked));
+    assert_eq!(client.closed().await, (4403, "revoked".to_owned()));
+
+    // One that does not read holds its connection no longer than a closing handshake may take.
+    let client = Client::connect(|_| {});
+    client.handle.push(Message::binary(vec![7; 2 * PIPE]), None).unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    client.handle.cut(Close::of(Cause::Revoked));
+    let start = Instant::now();
+    while !client.table.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(start.elapsed() < Duration::from_secs(11), "{:?}", start.elapsed());
+    assert_eq!(client.metric("moorline_outbox_bytes"), Some(0.0));
 }

@@ -206,6 +206,9 @@ impl Bucket {
         let answer = self.api("STREAM.MSG.GET", request.to_string().into(), deadline).await;
         match answer {
             Err(StoreError::Refused { code: wire::NO_MESSAGE, .. }) => Ok(None),
+            Err(StoreError::Refused { code: wire::NO_STREAM, .. }) => {
+                Err(StoreError::NoBucket(self.name.to_string()))
+            }
             answer => wire::stored(&answer?, &self.subject_of("")).map(Some),
         }
     }

@@ -57,6 +57,8 @@ async fn a_bucket_is_made_once_and_never_altered() {
     assert!(matches!(put, Err(StoreError::NoBucket(_))), "{put:?}");
     let read = scene.bucket.all(None, within(10)).await;
     assert!(matches!(read, Err(StoreError::NoBucket(_))), "{read:?}");
+    let read = scene.bucket.get(&key("a"), within(10)).await;
+    assert!(matches!(read, Err(StoreError::NoBucket(_))), "{read:?}");
     assert_ne!(scene.bucket.ensure(within(10)).await.unwrap(), first);
     scene.bucket.put(&key("a"), value("1"), within(10)).await.unwrap();
 }

@@ -141,6 +141,7 @@ impl Node {
         }
         self.core.cluster.set_ways(served.rules.doors.targets().map(Door::way));
         self.core.table.set_limits(&limits);
+        self.core.revocations.set_lifetime(build::revocation_lifetime(&config));
         self.edge.pending.set_max(limits.max_pending);
         self.edge.doorkeeper.admission.set_limits(&limits);
         self.edge.doorkeeper.farewells.places.set_max(limits.max_connections);

@@ -170,8 +170,9 @@ async fn a_frozen_node_is_taken_over_and_speaks_for_nobody_when_it_wakes() {
     }
     assert!(!fleet.worker.texts().contains(&"said in vain".to_owned()));
     assert_eq!(other.metric("moorline_leases_taken_over_total", &[]).await, 1.0);
-    assert_eq!(frozen.metric("moorline_disconnect_events_total", &["taken"]).await, 20.0);
-    assert_eq!(frozen.metric("moorline_registry_entries", &[]).await, 3.0);
+    // They have read why, and end their streams when they like.
+    frozen.metric_becomes("moorline_disconnect_events_total", &["taken"], 20.0).await;
+    frozen.metric_becomes("moorline_registry_entries", &[], 3.0).await;
     for client in again.into_values() {
         client.close().await;
     }

@@ -13,9 +13,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message, http};
 
 use super::DEADLINE;
+
+const READ_BUFFER: usize = 4096;
 
 /// Any stream under a client.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -66,7 +69,9 @@ impl Request {
             let name: http::HeaderName = name.parse().unwrap();
             request.headers_mut().append(name, value.parse().unwrap());
         }
-        let handshake = tokio_tungstenite::client_async(request, io);
+        // Tests hold thousands of clients.
+        let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER);
+        let handshake = tokio_tungstenite::client_async_with_config(request, io, Some(config));
         match timeout(DEADLINE, handshake).await.expect("an answer to the handshake") {
             Ok((socket, response)) => Ok(Client { socket, headers: response.headers().clone() }),
             Err(Error::Http(response)) => {

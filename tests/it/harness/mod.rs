@@ -4,12 +4,14 @@ mod node;
 mod nats;
 mod client;
 mod certificates;
+mod names;
 mod tools;
 
 use std::time::Duration;
 
 pub(crate) use certificates::{Certificates, replace};
 pub(crate) use client::{Client, Io, Request, connect_tls, exchange, exchange_raw};
+pub(crate) use names::{Watcher, hostile_names, is_name, percent_encoded, token};
 pub(crate) use nats::{Answer, NatsServer, Worker, header};
 pub(crate) use node::{Node, signal};
 pub(crate) use tools::{Tool, finish, have, node as node_program, python, root, tool};

@@ -65,6 +65,17 @@ impl Node {
         Self::run(folder, |command| command.env(name, value).arg("serve").arg("-c").arg(path))
     }
 
+    /// Starts a node with a config of the repository's on ports of its own, with variables over it.
+    pub(crate) fn of_file(path: &str, variables: &[(&str, &str)]) -> Self {
+        Self::run(tempfile::tempdir().unwrap(), |command| {
+            for door in ["PLAIN", "ADMIN"] {
+                command.env(format!("MOORLINE_LISTENERS__{door}__ADDRESS"), "127.0.0.1:0");
+            }
+            command.env("MOORLINE_LOG__FORMAT", "json").envs(variables.iter().copied());
+            command.arg("serve").arg("-c").arg(super::root().join(path))
+        })
+    }
+
     fn with_all(listeners: &str, level: &str, config: &str) -> Self {
         let (folder, path) = write(listeners, level, config);
         Self::run(folder, |command| command.arg("serve").arg("-c").arg(path))

@@ -4,6 +4,7 @@ mod calls;
 mod access;
 mod hostile;
 mod commands;
+mod revocations;
 mod azure;
 
 use std::net::SocketAddr;

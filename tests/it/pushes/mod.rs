@@ -1,5 +1,6 @@
 //! Pushes over NATS: whom they reach, whom they do not, and what becomes of them when NATS goes away.
 
+mod fleet;
 mod names;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -60,7 +61,13 @@ impl Stage {
     }
 
     async fn node_with(&self, more: &str) -> Node {
-        let node = Node::start(&format!(
+        let node = Node::start(&self.config(more));
+        node.reaches_nats().await;
+        node
+    }
+
+    fn config(&self, more: &str) -> String {
+        format!(
             "nats: {{servers: ['{}']}}\n\
              jwt: {{audience: [moorline], keys: [{{algorithms: [HS256], secret: {}}}]}}\n\
              routes:\n- {{path: /ws, auth: connect}}\n\
@@ -70,9 +77,7 @@ impl Stage {
              - {{path: /other, auth: none, hub: other, backend: {{echo: true}}}}\n{more}",
             self.nats.url(),
             self.secret.path().display(),
-        ));
-        node.reaches_nats().await;
-        node
+        )
     }
 
     /// Pushes, and waits for one node's answer: how many took it.
@@ -142,8 +147,12 @@ async fn wish(client: &mut Client, wish: &str) {
 }
 
 fn token(groups: &Value) -> String {
+    token_of("carol", groups)
+}
+
+fn token_of(user: &str, groups: &Value) -> String {
     let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 300;
-    let claims = json!({"sub": "carol", "aud": "moorline", "exp": end, "groups": groups});
+    let claims = json!({"sub": user, "aud": "moorline", "exp": end, "groups": groups});
     let header = json!({"alg": "HS256", "typ": "JWT"});
     let signed =
         format!("{}.{}", BASE64.encode(header.to_string()), BASE64.encode(claims.to_string()));

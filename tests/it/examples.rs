@@ -1,0 +1,166 @@
+//! The examples do what their pages say: the chat across two nodes, in Python clients and in a browser,
+//! and the one line that sends a notification.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::harness::{
+    Client, NatsServer, Node, Request, Tool, eventually, finish, have, node_program, python, root,
+};
+
+/// Two nodes by the config of the example, and its worker.
+struct Chat {
+    nodes: [Node; 2],
+    _worker: Worker,
+    _nats: NatsServer,
+}
+
+/// Killed when the test is over.
+struct Worker(Child);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Chat {
+    async fn start() -> Self {
+        let nats = NatsServer::start().await;
+        let mut worker = python("examples/chat/worker.py");
+        worker.env("NATS_URL", nats.url()).stdout(Stdio::null());
+        let worker = Worker(worker.spawn().unwrap());
+        let servers = format!("['{}']", nats.url());
+        let nodes = [(); 2].map(|()| {
+            Node::of_file(
+                "examples/chat/moorline.yaml",
+                // Until the worker is there.
+                &[
+                    ("MOORLINE_NATS__SERVERS", servers.as_str()),
+                    ("MOORLINE_ROUTES__0__HOLD", "20s"),
+                ],
+            )
+        });
+        for node in &nodes {
+            node.reaches_nats().await;
+        }
+        Self { nodes, _worker: worker, _nats: nats }
+    }
+
+    async fn enter(&self, node: usize, room: &str, name: &str) -> Client {
+        let path = format!("/chat/{room}?name={name}");
+        Request::new(&path).connect(self.nodes[node].ws()).await.expect("accepted")
+    }
+}
+
+/// The next thing that is said, but for that somebody has come.
+async fn said(client: &mut Client) -> Value {
+    loop {
+        let said: Value = serde_json::from_str(&client.next_text().await).unwrap();
+        if said["kind"] != "connected" {
+            return said;
+        }
+    }
+}
+
+fn message(from: &str, text: &str) -> Value {
+    json!({"kind": "message", "from": from, "text": text})
+}
+
+/// Waits until the node of `to` takes part: what `from` says before may pass it by.
+async fn meet(from: &mut Client, to: &mut Client) {
+    eventually("they hear each other", async || {
+        from.send("hello?").await;
+        let heard = async { while said(to).await["text"] != "hello?" {} };
+        timeout(Duration::from_millis(500), heard).await.ok()
+    })
+    .await;
+}
+
+/// What is said next that is no "hello?".
+async fn said_then(client: &mut Client) -> Value {
+    loop {
+        let said = said(client).await;
+        if said["text"] != "hello?" {
+            return said;
+        }
+    }
+}
+
+#[tokio::test]
+async fn people_in_a_room_hear_each_other_across_nodes_and_nobody_else_does() {
+    if !have("people_in_a_room_hear_each_other_across_nodes_and_nobody_else_does", &[Tool::Python])
+    {
+        return;
+    }
+    let chat = Chat::start().await;
+    let mut ann = chat.enter(0, "caf%C3%A9%20%2A", "ann").await;
+    let mut bob = chat.enter(1, "caf%C3%A9%20%2A", "bob%20b.").await;
+    let mut eve = chat.enter(1, "attic", "eve").await;
+    meet(&mut ann, &mut bob).await;
+    meet(&mut bob, &mut ann).await;
+    ann.send("Grüße, <b>bob</b>").await;
+    for client in [&mut ann, &mut bob] {
+        assert_eq!(said_then(client).await, message("ann", "Grüße, <b>bob</b>"));
+    }
+    bob.send("bye").await;
+    assert_eq!(said_then(&mut ann).await, message("bob b.", "bye"));
+    bob.close().await;
+    assert_eq!(said(&mut ann).await, json!({"kind": "disconnected", "from": "bob b."}));
+    eve.send("is anybody here?").await;
+    assert_eq!(said(&mut eve).await, message("eve", "is anybody here?"));
+
+    let nameless = Request::new("/chat/attic").connect(chat.nodes[0].ws()).await.err().unwrap();
+    assert_eq!(nameless, (400, "say your name: ?name=...".to_owned()));
+}
+
+#[tokio::test]
+async fn the_chat_page_works_in_chromium() {
+    let tools = [Tool::Python, Tool::Node, Tool::Chromium];
+    if !have("the_chat_page_works_in_chromium", &tools) {
+        return;
+    }
+    let chat = Chat::start().await;
+    let mut browser = node_program("tests/clients/chat.mjs");
+    browser.arg(root().join("examples/chat/index.html"));
+    browser.args(chat.nodes.each_ref().map(|node| format!("ws://localhost:{}", node.ws().port())));
+    let (ok, text) = finish(browser).await;
+    assert!(ok, "{text}");
+}
+
+#[tokio::test]
+async fn one_line_of_python_sends_a_notification() {
+    if !have("one_line_of_python_sends_a_notification", &[Tool::Python]) {
+        return;
+    }
+    let nats = NatsServer::start().await;
+    let _worker = crate::harness::Worker::start(&nats, "moorline.default.in.*", |_| {
+        crate::harness::Answer::payload(r#"{"user_id": "alice"}"#)
+    })
+    .await;
+    let config = format!("nats: {{servers: ['{}']}}\n", nats.url());
+    let node = Node::start(&format!("{config}routes:\n- {{path: /ws, auth: connect}}\n"));
+    node.reaches_nats().await;
+    let mut alice = Client::connect(node.ws()).await;
+    let page = std::fs::read_to_string(root().join("examples/README.md")).unwrap();
+    let line = page.lines().find(|line| line.starts_with("python -c ")).unwrap();
+    let line = line.replace("nats://127.0.0.1:4222", &nats.url());
+    let mut shell = Command::new("sh");
+    let packages = root().join("target/tools/python/bin");
+    let path = format!("{}:{}", packages.display(), std::env::var("PATH").unwrap());
+    shell.arg("-c").arg(line).env("PATH", path);
+    let (ok, text) = finish(shell).await;
+    assert!(ok, "{text}");
+    assert_eq!(alice.next_text().await, "your order is on its way");
+}
+
+#[test]
+fn the_chat_worker_is_about_sixty_lines() {
+    let path = root().join("examples/chat/worker.py");
+    let lines = std::fs::read_to_string(path).unwrap().lines().count();
+    assert!(lines <= 65, "{lines} lines");
+}
