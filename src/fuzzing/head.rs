@@ -22,7 +22,7 @@ use crate::handshake::{Caller, Door, Doorkeeper, Gate, Plans, Routes};
 use crate::hub::{Fleet, Table};
 use crate::id::NodeId;
 use crate::limits::{Admission, Memory, Pending, Permits, Users};
-use crate::relay::{Fence, Hold, Relay};
+use crate::relay::{Fence, Gates, Hold, Relay};
 use crate::task::Tasks;
 
 /// Every status that a client may see before its connection is open.
@@ -44,7 +44,15 @@ static ROUTES: LazyLock<Vec<(Arc<Route>, Relay)>> = LazyLock::new(|| {
         route("/", AuthMode::Certificate),
     ];
     let with_relay = |route: Route| {
-        let relay = Relay::new(&route, None, &Hold::new(0), &Fence::open(), &METRICS).unwrap();
+        let relay = Relay::new(
+            &route,
+            None,
+            &Gates::new(&Tasks::new()),
+            &Hold::new(0),
+            &Fence::open(),
+            &METRICS,
+        )
+        .unwrap();
         (Arc::new(route), relay)
     };
     all.map(with_relay).into()

@@ -289,7 +289,11 @@ fn repeated<B>(door: &Door, request: &Request<B>) -> Forwarded {
     let all = names.flat_map(|name| {
         let values = request.headers().get_all(&name).iter().cloned();
         // A slice of the request's head would keep all of that in memory.
-        let detached = |value: HeaderValue| HeaderValue::from_bytes(value.as_bytes()).ok();
+        let detached = |value: HeaderValue| {
+            let mut value = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        };
         values.filter_map(detached).map(|value| (name.clone(), value)).collect::<Vec<_>>()
     });
     all.collect()

@@ -79,6 +79,18 @@ pub(super) fn register() -> Metrics {
             "Events that wait for a backend to appear.",
             &["hub", "route", "transport"],
         ),
+        circuits_open: gauges(
+            r,
+            "backend_circuits_open",
+            "Servers of a backend behind HTTP that are left alone, because they do not answer.",
+            &place,
+        ),
+        circuits_opened: counters(
+            r,
+            "backend_circuits_opened_total",
+            "Times that a server of a backend behind HTTP was left alone after failures in a row.",
+            &place,
+        ),
         ping_rtt: histograms(r, "ping_rtt_seconds", "Time from a ping to its pong.", &place, FAST),
         limited: counters(
             r,

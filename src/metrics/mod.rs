@@ -5,11 +5,13 @@
 
 mod families;
 mod route;
+mod circuits;
 
 use prometheus::{
     Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
+pub use circuits::Circuits;
 pub use route::RouteMetrics;
 
 /// The families of one node. Clones share them.
@@ -27,6 +29,8 @@ pub struct Metrics {
     backend_duration: HistogramVec,
     backend_in_flight: IntGaugeVec,
     backend_held: IntGaugeVec,
+    circuits_open: IntGaugeVec,
+    circuits_opened: IntCounterVec,
     ping_rtt: HistogramVec,
     limited: IntCounterVec,
     outbox_bytes: IntGaugeVec,
@@ -75,6 +79,12 @@ impl Metrics {
     #[must_use]
     pub fn route(&self, hub: &str, route: &str, transport: &'static str) -> RouteMetrics {
         RouteMetrics::new(self, hub, route, transport)
+    }
+
+    /// The handles of one route's servers.
+    #[must_use]
+    pub fn circuits(&self, hub: &str, route: &str) -> Circuits {
+        Circuits::new(self, hub, route)
     }
 
     /// One handshake ended: `result` is `accepted`, a refusal's word, or `vanished`.

@@ -1,4 +1,4 @@
-//! Holding events while no backend is there: a line for each subject, in the order of arrival.
+//! Holding events while no backend is there: a line for each way to one, in the order of arrival.
 //!
 //! Who stands first in a line tries again, with jittered pauses that belong to the line and not to
 //! whoever stands first, so that a short hold under load still tries. Once one got through, the
@@ -13,14 +13,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::nats::Subject;
 use crate::task::Backoff;
 
 /// The lines of one node. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Hold {
     budget: Arc<Budget>,
-    /// By subject. Routes keep their lines alive; an entry of a route that is gone is empty. Held
+    /// By way. Routes keep their lines alive; an entry of a route that is gone is empty. Held
     /// only while a route is made.
     lines: Arc<Mutex<HashMap<String, Weak<Line>>>>,
 }
@@ -31,7 +30,7 @@ struct Budget {
     used: AtomicUsize,
 }
 
-/// Those who wait for a backend on one subject.
+/// Those who wait for a backend on one way.
 #[derive(Debug)]
 pub(super) struct Line {
     budget: Arc<Budget>,
@@ -81,15 +80,16 @@ impl Hold {
         self.budget.max.store(max, Ordering::Relaxed);
     }
 
-    /// The line of those who wait on `subject`, the same for every route that sends there.
-    pub(super) fn line(&self, subject: &Subject) -> Arc<Line> {
+    /// The line of those who wait on `way` (a subject, or a service), the same for every route that sends
+    /// there.
+    pub(super) fn line(&self, way: &str) -> Arc<Line> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = lines.get(subject.as_str()).and_then(Weak::upgrade) {
+        if let Some(line) = lines.get(way).and_then(Weak::upgrade) {
             return line;
         }
         lines.retain(|_, line| line.strong_count() > 0);
         let line = Arc::new(Line::new(Arc::clone(&self.budget)));
-        lines.insert(subject.as_str().to_owned(), Arc::downgrade(&line));
+        lines.insert(way.to_owned(), Arc::downgrade(&line));
         line
     }
 
@@ -206,14 +206,10 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::EventKind;
-    use crate::id::HubName;
-    use crate::nats::Subjects;
     use futures_util::FutureExt;
 
     fn line(hold: &Hold) -> Arc<Line> {
-        let subjects = Subjects::new("moorline").unwrap();
-        hold.line(&subjects.event(&HubName::default(), EventKind::Message))
+        hold.line("moorline.default.in.message")
     }
 
     fn has_turn(place: &Place) -> bool {
@@ -284,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_has_one_line_while_any_route_has() {
+    fn a_way_has_one_line_while_any_route_has() {
         let hold = Hold::new(1);
         let (a, b) = (line(&hold), line(&hold));
         assert!(Arc::ptr_eq(&a, &b));

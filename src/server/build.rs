@@ -20,7 +20,7 @@ use crate::limits::{Admission, Limit, Limited, Memory, Pending, Permits, Users};
 use crate::management::{self, Management};
 use crate::metrics::Metrics;
 use crate::nats::{Nats, Store};
-use crate::relay::{Hold, Relay};
+use crate::relay::{Gates, Hold, Relay};
 use crate::task::Tasks;
 use crate::tls::{self, Acceptor};
 
@@ -37,6 +37,8 @@ pub(super) struct Core {
     /// What is no good any more, of the tokens that let clients in.
     pub(super) revocations: Revocations,
     pub(super) hold: Hold,
+    /// The ways in to the services behind HTTP.
+    pub(super) gates: Gates,
     pub(super) metrics: Metrics,
     pub(super) crews: Crews,
     pub(super) disk: Disk,
@@ -122,9 +124,22 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
         }
     };
     revocations.obey();
-    let hold = Hold::new(config.limits.max_held.bytes());
+    let (hold, gates) = (Hold::new(config.limits.max_held.bytes()), Gates::new(&crews.background));
     let memory = Memory::default();
-    Ok(Core { id, table, nats, fleet, cluster, revocations, hold, metrics, crews, disk, memory })
+    Ok(Core {
+        id,
+        table,
+        nats,
+        fleet,
+        cluster,
+        revocations,
+        hold,
+        gates,
+        metrics,
+        crews,
+        disk,
+        memory,
+    })
 }
 
 /// Builds what newcomers meet by `config`, after what they met `before`. Nothing of it is in force yet,
@@ -147,9 +162,10 @@ pub(super) async fn served(
             Some(core.disk.read("jwt", move || verifier(&jwt, before.as_ref(), &tasks)).await?)
         }
     };
-    let doors = (0..).zip(&config.routes).map(|(place, route)| {
-        let door = door(config, place, route, verifier.as_ref(), core)?;
-        Ok((route.path.clone(), door))
+    let relays = relays(config, core).await?;
+    let doors = (0..).zip(relays).map(|(place, (route, relay))| {
+        let path = route.path.clone();
+        Ok((path, door(config, place, route, relay, verifier.as_ref(), core)?))
     });
     let doors = Routes::new(doors.collect::<Result<Vec<_>, ServerError>>()?);
     let (public, plain) = (&config.listeners.public, &config.listeners.plain);
@@ -240,18 +256,28 @@ pub(super) fn admin(core: &Core, drain: Drain) -> Admin {
     }
 }
 
+/// The routes and the ways to their backends.
+async fn relays(config: &Config, core: &Core) -> Result<Vec<(Arc<Route>, Relay)>, ServerError> {
+    let routes: Vec<_> = config.routes.iter().cloned().map(Arc::new).collect();
+    let (nats, gates, hold) = (core.nats.clone(), core.gates.clone(), core.hold.clone());
+    let (fence, metrics) = (core.cluster.fence().clone(), core.metrics.clone());
+    let relay = move |route: Arc<Route>| {
+        let relay = Relay::new(&route, nats.as_ref(), &gates, &hold, &fence, &metrics)?;
+        Ok((route, relay))
+    };
+    core.disk.read("routes", move || routes.into_iter().map(relay).collect()).await
+}
+
 /// One route, ready for work.
 fn door(
     config: &Config,
     place: usize,
-    route: &Route,
+    route: Arc<Route>,
+    relay: Relay,
     verifier: Option<&Verifier>,
     core: &Core,
 ) -> Result<Door, ServerError> {
     let needs = |needs| ServerError::Route { route: place, needs };
-    let route = Arc::new(route.clone());
-    let relay =
-        Relay::new(&route, core.nats.as_ref(), &core.hold, core.cluster.fence(), &core.metrics)?;
     let gate = match route.auth {
         AuthMode::None => Gate::Open,
         AuthMode::Connect => Gate::Connect,
