@@ -64,3 +64,38 @@ impl cloudevent::Headers for Fields<'_> {
         self.insert(name, HeaderValue::from_maybe_shared(Bytes::from(value.to_string())));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{EventBody, State};
+    use crate::id::UserId;
+    use crate::relay::testing::{event, peer};
+    use std::sync::Arc;
+
+    proptest::proptest! {
+        #[test]
+        fn no_client_text_can_break_a_header(
+            path in "\\PC{0,40}|[\\x00-\\x20]{1,8}",
+            user in "\\PC{1,40}",
+            subprotocol in ".{0,20}",
+            state in "\\PC{1,40}",
+        ) {
+            let mut peer = peer("app", None);
+            peer.path = path.into();
+            peer.user = UserId::new(&user).ok();
+            peer.subprotocol = Some(subprotocol.into());
+            let mut event = event(&Arc::new(peer), EventBody::Connected);
+            event.state = State::new(&state).ok().flatten();
+            let mut headers = HeaderMap::new();
+            proptest::prop_assert!(write(&event, &mut headers).is_ok());
+            let known = 12 + usize::from(event.peer.user.is_some()) + usize::from(event.state.is_some());
+            proptest::prop_assert_eq!(headers.len(), known);
+            for (name, value) in &headers {
+                let is_visible = |b: &u8| (0x21..=0x7e).contains(b);
+                proptest::prop_assert!(value.as_bytes().iter().all(is_visible), "{}", name);
+            }
+            proptest::prop_assert_eq!(&headers["content-type"], "application/json");
+        }
+    }
+}

@@ -18,7 +18,7 @@ pub struct Gates {
     /// Those who close idle connections.
     pub(super) tasks: Tasks,
     /// Relays keep their gates alive. Held only while a route is made.
-    all: Arc<Mutex<Vec<(Key, Weak<Gate>)>>>,
+    all: Arc<Mutex<Vec<Known>>>,
 }
 
 /// Whose gate it is: a route with another backend than before has another gate.
@@ -28,6 +28,8 @@ pub(super) struct Key {
     pub(super) route: String,
     pub(super) backend: HttpBackend,
 }
+
+type Known = (Key, Weak<Gate>);
 
 /// The way in to one route's servers.
 #[derive(Debug)]
@@ -77,9 +79,13 @@ impl Gate {
 
     /// One of the places at the backend; none when there is none for too long. Cancel safe.
     pub(super) async fn enter(&self, deadline: Instant) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Some(place);
+        }
         let until = deadline.min(Instant::now() + self.queue_timeout);
-        // The semaphore is never closed.
-        timeout_at(until, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()
+        // The semaphore is never closed. Boxed, for few events wait and every event's future has room
+        // for it.
+        Box::pin(timeout_at(until, Arc::clone(&self.places).acquire_owned())).await.ok()?.ok()
     }
 
     /// Leave to ask the server that has the fewest requests, of those that may be asked at `now` and were
