@@ -22,8 +22,6 @@ pub struct NatsRelay {
     connected: Way,
     message: Way,
     disconnected: Way,
-    /// Whether the node may speak for the route's connections; none where nobody else would.
-    fence: Option<Fence>,
     /// How long an event waits for a backend to appear.
     hold: Duration,
     /// How long a backend may take to answer.
@@ -39,6 +37,9 @@ pub struct NatsRelay {
 struct Way {
     subject: Subject,
     line: Arc<Line>,
+    /// Whether the node may speak for the route's connections; none where nobody else would, and for
+    /// the last event, which others tell as well.
+    fence: Option<Fence>,
 }
 
 /// An event on its way.
@@ -76,7 +77,9 @@ impl NatsRelay {
         };
         let way = |kind| {
             let subject = subjects.event(&route.hub, kind);
-            Way { line: hold.line(&subject), subject }
+            let is_fenced = kind != EventKind::Disconnected && route.wants(EventKind::Disconnected);
+            let line = hold.line(&subject, is_fenced);
+            Way { subject, line, fence: is_fenced.then(|| fence.clone()) }
         };
         Ok(Self {
             nats: nats.clone(),
@@ -84,7 +87,6 @@ impl NatsRelay {
             connected: way(EventKind::Connected),
             message: way(EventKind::Message),
             disconnected: way(EventKind::Disconnected),
-            fence: route.wants(EventKind::Disconnected).then(|| fence.clone()),
             hold: route.hold.get(),
             request_timeout: route.request_timeout.get(),
             route: name(),
@@ -203,7 +205,7 @@ impl NatsRelay {
         deadline: Instant,
         measure: &mut Measure<'_>,
     ) -> Result<Pending, Tried> {
-        if self.fence.as_ref().is_some_and(Fence::is_shut) {
+        if asked.way.fence.as_ref().is_some_and(Fence::is_shut) {
             return Err(Tried::NotProcessed);
         }
         if asked.event.peer.is_disowned() {
