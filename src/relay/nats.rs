@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::actions::Actions;
 use super::hold::{Hold, Line, Place};
 use super::measure::{Held, Measure};
 use super::{Fence, RelayError, cloudevent, reply};
 use crate::config::{Backend, EventKind, Route};
-use crate::event::{Event, Outcome, Refusal};
+use crate::event::{Event, EventBody, Outcome, Refusal};
 use crate::nats::{LogLimit, Nats, Pending, Reply, RequestError, Subject, Subjects};
 
 /// Workers behind NATS.
@@ -21,6 +22,8 @@ pub struct NatsRelay {
     connect: Way,
     connected: Way,
     message: Way,
+    /// The messages that have a subject of their own.
+    actions: Actions<Way>,
     disconnected: Way,
     /// How long an event waits for a backend to appear.
     hold: Duration,
@@ -75,17 +78,20 @@ impl NatsRelay {
                 .map_err(|source| RelayError::Prefix { route: name(), source })?,
             _ => nats.subjects().clone(),
         };
-        let way = |kind| {
-            let subject = subjects.event(&route.hub, kind);
+        let way_to = |kind, subject: Subject| {
             let is_fenced = kind != EventKind::Disconnected && route.wants(EventKind::Disconnected);
             let line = hold.line(&subject, is_fenced);
             Way { subject, line, fence: is_fenced.then(|| fence.clone()) }
         };
+        let way = |kind| way_to(kind, subjects.event(&route.hub, kind));
         Ok(Self {
             nats: nats.clone(),
             connect: way(EventKind::Connect),
             connected: way(EventKind::Connected),
             message: way(EventKind::Message),
+            actions: Actions::new(&route.actions, |action| {
+                way_to(EventKind::Message, subjects.action(&route.hub, action))
+            }),
             disconnected: way(EventKind::Disconnected),
             hold: route.hold.get(),
             request_timeout: route.request_timeout.get(),
@@ -102,7 +108,7 @@ impl NatsRelay {
     /// Cancel safe in that dropping the future leaves nothing behind.
     pub(super) async fn request(&self, event: &Event, measure: &mut Measure<'_>) -> Outcome {
         let until = Instant::now() + self.hold;
-        let asked = Asked { way: self.way(event.kind()), event, data: event.body.data() };
+        let asked = Asked { way: self.way(&event.body), event, data: event.body.data() };
         // While others wait on the subject, a newcomer stands behind them and does not overtake.
         if asked.way.line.is_empty() || self.hold.is_zero() {
             match self.try_once(&asked, measure).await {
@@ -270,12 +276,12 @@ impl NatsRelay {
         Tried::Done(Outcome::Overloaded)
     }
 
-    fn way(&self, kind: EventKind) -> &Way {
-        match kind {
-            EventKind::Connect => &self.connect,
-            EventKind::Connected => &self.connected,
-            EventKind::Message => &self.message,
-            EventKind::Disconnected => &self.disconnected,
+    fn way(&self, event: &EventBody) -> &Way {
+        match event {
+            EventBody::Connect(_) => &self.connect,
+            EventBody::Connected => &self.connected,
+            EventBody::Message(message) => self.actions.place(message).unwrap_or(&self.message),
+            EventBody::Disconnected(_) => &self.disconnected,
         }
     }
 }
