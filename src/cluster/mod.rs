@@ -29,7 +29,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use prometheus::IntCounter;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -74,7 +73,7 @@ struct Inner {
     /// The node stops: the lease is given back.
     release: Notify,
     tasks: Tasks,
-    leases_taken: IntCounter,
+    metrics: Metrics,
 }
 
 /// What a node among others is made of.
@@ -143,7 +142,7 @@ impl Cluster {
             standing: watch::Sender::new(Standing::Off),
             release: Notify::new(),
             tasks: tasks.clone(),
-            leases_taken: metrics.leases_taken_over().clone(),
+            metrics: metrics.clone(),
         }))
     }
 
@@ -174,7 +173,7 @@ impl Cluster {
             standing: watch::Sender::new(Standing::Starting),
             release: Notify::new(),
             tasks: tasks.clone(),
-            leases_taken: metrics.leases_taken_over().clone(),
+            metrics: metrics.clone(),
         }));
         let inner = Arc::clone(&cluster.0);
         cluster.keep("lease", move || {
@@ -258,12 +257,14 @@ impl Cluster {
     /// Gives the lease back, after the last entry is written: what is left of the connections is for
     /// others to finish, at once. False when that was not done by `deadline`.
     pub async fn release(&self, deadline: Instant) -> bool {
+        // Some of the time is for the lease itself.
+        let settle_by = deadline - deadline.saturating_duration_since(Instant::now()) / 3;
         let settled = async {
             while !self.0.registry.is_off() && !self.0.registry.is_settled() {
                 sleep(SETTLE_PAUSE).await;
             }
         };
-        let is_settled = timeout_at(deadline, settled).await.is_ok();
+        let is_settled = timeout_at(settle_by, settled).await.is_ok();
         let mut standing = self.0.standing.subscribe();
         self.0.release.notify_one();
         let is_over = |standing: &Standing| !matches!(standing, Standing::Up | Standing::Starting);

@@ -147,6 +147,11 @@ impl Metrics {
         &self.leases_taken_over
     }
 
+    /// Counts an event of the end of a connection on a route that this node does not have.
+    pub fn disconnect_event(&self, result: &str) {
+        self.disconnect_events.with_label_values(&[result]).inc();
+    }
+
     /// Users that have connections to this node.
     #[must_use]
     pub fn users(&self) -> &IntGauge {

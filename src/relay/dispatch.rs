@@ -5,25 +5,23 @@
 //! again.
 
 use std::fmt::Display;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Fence;
-use super::hold::{Line, Place};
+use super::hold::Place;
 use super::measure::{Held, Measure};
 use super::reply::BAD_GATEWAY;
-use crate::config::{EventKind, Route};
+use super::ways::Way;
+use crate::config::Route;
 use crate::event::{Event, Outcome, Refusal};
 use crate::nats::LogLimit;
 
 /// What is the same for every event of a route.
 #[derive(Debug)]
 pub(super) struct Dispatch {
-    /// Whether the node may speak for the route's connections; none where nobody else would.
-    fence: Option<Fence>,
     /// How long an event waits for a backend to appear.
     hold: Duration,
     /// How long a backend may take to answer.
@@ -34,20 +32,11 @@ pub(super) struct Dispatch {
     unsendable: LogLimit,
 }
 
-/// Something for each kind of event.
-#[derive(Debug)]
-pub(super) struct ByKind<T> {
-    connect: T,
-    connected: T,
-    message: T,
-    disconnected: T,
-}
-
-/// An event on its way, and those who wait to go the same way.
-pub(super) struct Asked<'a> {
+/// An event on its way.
+pub(super) struct Asked<'a, P> {
     pub(super) event: &'a Event,
     pub(super) data: Bytes,
-    pub(super) line: &'a Arc<Line>,
+    pub(super) way: &'a Way<P>,
 }
 
 /// What came of one try.
@@ -60,6 +49,8 @@ pub(super) enum Tried {
 
 /// The way to one kind of backend.
 pub(super) trait Carrier: Sync {
+    /// Where it brings events.
+    type Place: Sync;
     /// An event that a backend may have from now on.
     type Sent: Send;
 
@@ -69,14 +60,14 @@ pub(super) trait Carrier: Sync {
     /// Begins a try, or says what came of it when it did not begin until `deadline`.
     fn send(
         &self,
-        asked: &Asked<'_>,
+        asked: &Asked<'_, Self::Place>,
         deadline: Instant,
     ) -> impl Future<Output = Result<Self::Sent, Tried>> + Send;
 
     /// What came of a try, when that is known before `until`. Cancel safe: it can be asked again.
     fn ended(
         &self,
-        asked: &Asked<'_>,
+        asked: &Asked<'_, Self::Place>,
         sent: &mut Self::Sent,
         until: Instant,
     ) -> impl Future<Output = Option<Tried>> + Send;
@@ -87,9 +78,8 @@ pub(super) trait Carrier: Sync {
 const TAKEN_AFTER: Duration = Duration::from_millis(100);
 
 impl Dispatch {
-    pub(super) fn new(route: &Route, fence: &Fence) -> Self {
+    pub(super) fn new(route: &Route) -> Self {
         Self {
-            fence: route.wants(EventKind::Disconnected).then(|| fence.clone()),
             hold: route.hold.get(),
             request_timeout: route.request_timeout.get(),
             route: route.name().to_owned(),
@@ -102,12 +92,12 @@ impl Dispatch {
     pub(super) async fn request<C: Carrier>(
         &self,
         carrier: &C,
-        asked: &Asked<'_>,
+        asked: &Asked<'_, C::Place>,
         measure: &mut Measure<'_>,
     ) -> Outcome {
         let until = Instant::now() + self.hold;
         // While others wait, a newcomer stands behind them and does not overtake.
-        if asked.line.is_empty() || self.hold.is_zero() {
+        if asked.way.line.is_empty() || self.hold.is_zero() {
             match self.try_once(carrier, asked, measure).await {
                 Tried::Done(outcome) => return outcome,
                 Tried::NotProcessed if self.hold.is_zero() => return Outcome::Unavailable,
@@ -121,7 +111,7 @@ impl Dispatch {
     async fn try_once<C: Carrier>(
         &self,
         carrier: &C,
-        asked: &Asked<'_>,
+        asked: &Asked<'_, C::Place>,
         measure: &mut Measure<'_>,
     ) -> Tried {
         let deadline = Instant::now() + self.request_timeout;
@@ -135,7 +125,7 @@ impl Dispatch {
     async fn request_later<C: Carrier>(
         &self,
         carrier: &C,
-        asked: &Asked<'_>,
+        asked: &Asked<'_, C::Place>,
         until: Instant,
         measure: &mut Measure<'_>,
     ) -> Outcome {
@@ -143,7 +133,7 @@ impl Dispatch {
         let size = asked.data.len() + state;
         // Certainly not processed, as if `Unavailable`; but it is the node that has no room, and
         // its operator who can give it more.
-        let Some(place) = asked.line.join(size, Instant::now()) else {
+        let Some(place) = asked.way.line.join(size, Instant::now()) else {
             return Outcome::Overloaded;
         };
         loop {
@@ -164,7 +154,7 @@ impl Dispatch {
     async fn try_in_line<C: Carrier>(
         &self,
         carrier: &C,
-        asked: &Asked<'_>,
+        asked: &Asked<'_, C::Place>,
         place: &Place,
         held: Held<'_>,
         measure: &mut Measure<'_>,
@@ -204,11 +194,11 @@ impl Dispatch {
     async fn send<C: Carrier>(
         &self,
         carrier: &C,
-        asked: &Asked<'_>,
+        asked: &Asked<'_, C::Place>,
         deadline: Instant,
         measure: &mut Measure<'_>,
     ) -> Result<C::Sent, Tried> {
-        if self.fence.as_ref().is_some_and(Fence::is_shut) {
+        if asked.way.fence.as_ref().is_some_and(Fence::is_shut) {
             return Err(Tried::NotProcessed);
         }
         if asked.event.peer.is_disowned() {
@@ -236,26 +226,6 @@ impl Dispatch {
             tracing::warn!(route, event_id, %error, left_out, "event cannot be sent");
         }
         Tried::Done(Outcome::Overloaded)
-    }
-}
-
-impl<T> ByKind<T> {
-    pub(super) fn new(make: impl Fn(EventKind) -> T) -> Self {
-        Self {
-            connect: make(EventKind::Connect),
-            connected: make(EventKind::Connected),
-            message: make(EventKind::Message),
-            disconnected: make(EventKind::Disconnected),
-        }
-    }
-
-    pub(super) fn of(&self, kind: EventKind) -> &T {
-        match kind {
-            EventKind::Connect => &self.connect,
-            EventKind::Connected => &self.connected,
-            EventKind::Message => &self.message,
-            EventKind::Disconnected => &self.disconnected,
-        }
     }
 }
 

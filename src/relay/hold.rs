@@ -1,4 +1,4 @@
-//! Holding events while no backend is there: a line for each way to one, in the order of arrival.
+//! Holding events while no backend is there: a line for each place, in the order of arrival.
 //!
 //! Who stands first in a line tries again, with jittered pauses that belong to the line and not to
 //! whoever stands first, so that a short hold under load still tries. Once one got through, the
@@ -19,10 +19,12 @@ use crate::task::Backoff;
 #[derive(Debug, Clone)]
 pub struct Hold {
     budget: Arc<Budget>,
-    /// By way. Routes keep their lines alive; an entry of a route that is gone is empty. Held
-    /// only while a route is made.
-    lines: Arc<Mutex<HashMap<String, Weak<Line>>>>,
+    /// By the name of where they go, and whether a fence stops those who wait. Routes keep their lines
+    /// alive; an entry of a route that is gone is empty. Held only while a route is made.
+    lines: Arc<Mutex<Lines>>,
 }
+
+type Lines = HashMap<(String, bool), Weak<Line>>;
 
 #[derive(Debug)]
 struct Budget {
@@ -30,7 +32,7 @@ struct Budget {
     used: AtomicUsize,
 }
 
-/// Those who wait for a backend on one way.
+/// Those who wait for a backend at one place.
 #[derive(Debug)]
 pub(super) struct Line {
     budget: Arc<Budget>,
@@ -80,16 +82,17 @@ impl Hold {
         self.budget.max.store(max, Ordering::Relaxed);
     }
 
-    /// The line of those who wait on `way` (a subject, or a service), the same for every route that sends
-    /// there.
-    pub(super) fn line(&self, way: &str) -> Arc<Line> {
+    /// The line of those who wait to go to `place` (a subject, or one of a service), the same for every
+    /// route that sends there; but who is stopped by a fence must not stand before those who are not.
+    pub(super) fn line(&self, place: &str, is_fenced: bool) -> Arc<Line> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = lines.get(way).and_then(Weak::upgrade) {
+        let key = (place.to_owned(), is_fenced);
+        if let Some(line) = lines.get(&key).and_then(Weak::upgrade) {
             return line;
         }
         lines.retain(|_, line| line.strong_count() > 0);
         let line = Arc::new(Line::new(Arc::clone(&self.budget)));
-        lines.insert(way.to_owned(), Arc::downgrade(&line));
+        lines.insert(key, Arc::downgrade(&line));
         line
     }
 
@@ -208,8 +211,10 @@ mod tests {
     use super::*;
     use futures_util::FutureExt;
 
+    const PLACE: &str = "moorline.default.in.message";
+
     fn line(hold: &Hold) -> Arc<Line> {
-        hold.line("moorline.default.in.message")
+        hold.line(PLACE, false)
     }
 
     fn has_turn(place: &Place) -> bool {
@@ -280,10 +285,11 @@ mod tests {
     }
 
     #[test]
-    fn a_way_has_one_line_while_any_route_has() {
+    fn a_place_has_one_line_while_any_route_has() {
         let hold = Hold::new(1);
         let (a, b) = (line(&hold), line(&hold));
         assert!(Arc::ptr_eq(&a, &b));
+        assert!(!Arc::ptr_eq(&a, &hold.line(PLACE, true)), "the fence is for some only");
         drop((a, b));
         let _c = line(&hold);
         assert_eq!(hold.lines.lock().unwrap().len(), 1);

@@ -1,12 +1,11 @@
 //! Events as NATS requests.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
-use super::dispatch::{Asked, ByKind, Carrier, Dispatch, Tried};
-use super::hold::{Hold, Line};
+use super::dispatch::{Asked, Carrier, Dispatch, Tried};
+use super::hold::Hold;
 use super::measure::Measure;
+use super::ways::Ways;
 use super::{Fence, RelayError, cloudevent, reply};
 use crate::config::{Backend, Route};
 use crate::event::{Event, Outcome};
@@ -16,15 +15,8 @@ use crate::nats::{Nats, Pending, RequestError, Subject, Subjects};
 #[derive(Debug)]
 pub struct NatsRelay {
     nats: Nats,
-    ways: ByKind<Way>,
+    ways: Ways<Subject>,
     dispatch: Dispatch,
-}
-
-/// Where one kind of event goes, and those who wait to go there.
-#[derive(Debug)]
-struct Way {
-    subject: Subject,
-    line: Arc<Line>,
 }
 
 impl NatsRelay {
@@ -41,15 +33,15 @@ impl NatsRelay {
                 .map_err(|source| RelayError::Prefix { route: name(), source })?,
             _ => nats.subjects().clone(),
         };
-        let way = |kind| {
-            let subject = subjects.event(&route.hub, kind);
-            Way { line: hold.line(subject.as_str()), subject }
+        let place = |kind, action: Option<&str>| {
+            let subject = match action {
+                Some(action) => subjects.action(&route.hub, action),
+                None => subjects.event(&route.hub, kind),
+            };
+            (subject.as_str().to_owned(), subject)
         };
-        Ok(Self {
-            nats: nats.clone(),
-            ways: ByKind::new(way),
-            dispatch: Dispatch::new(route, fence),
-        })
+        let ways = Ways::new(route, hold, fence, place);
+        Ok(Self { nats: nats.clone(), ways, dispatch: Dispatch::new(route) })
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -58,26 +50,26 @@ impl NatsRelay {
 
     /// Cancel safe in that dropping the future leaves nothing behind.
     pub(super) async fn request(&self, event: &Event, measure: &mut Measure<'_>) -> Outcome {
-        let asked =
-            Asked { event, data: event.body.data(), line: &self.ways.of(event.kind()).line };
+        let asked = Asked { event, data: event.body.data(), way: self.ways.of(&event.body) };
         self.dispatch.request(self, &asked, measure).await
     }
 }
 
 impl Carrier for NatsRelay {
+    type Place = Subject;
     type Sent = Pending;
 
     async fn up(&self) {
         self.nats.up().await;
     }
 
-    async fn send(&self, asked: &Asked<'_>, deadline: Instant) -> Result<Pending, Tried> {
+    async fn send(&self, asked: &Asked<'_, Subject>, deadline: Instant) -> Result<Pending, Tried> {
         let event = asked.event;
         let headers = match cloudevent::headers(event) {
             Ok(headers) => headers,
             Err(error) => return Err(self.dispatch.not_sent(event, &error)),
         };
-        let (subject, data) = (&self.ways.of(event.kind()).subject, asked.data.clone());
+        let (subject, data) = (&asked.way.place, asked.data.clone());
         let sent = self.nats.send(event.peer.id, subject, headers, data, deadline).await;
         sent.map_err(|error| match error {
             RequestError::NotConnected | RequestError::NoResponders => Tried::NotProcessed,
@@ -90,7 +82,7 @@ impl Carrier for NatsRelay {
 
     async fn ended(
         &self,
-        asked: &Asked<'_>,
+        asked: &Asked<'_, Subject>,
         pending: &mut Pending,
         until: Instant,
     ) -> Option<Tried> {

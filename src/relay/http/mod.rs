@@ -14,13 +14,15 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use super::dispatch::{Asked, ByKind, Carrier, Dispatch, Tried};
-use super::hold::{Hold, Line};
+use super::dispatch::{Asked, Carrier, Dispatch, Tried};
+use super::hold::Hold;
 use super::measure::Measure;
+use super::ways::Ways;
 use super::{Fence, RelayError, reply};
 use crate::config::{Dialect, EventKind, HttpBackend, Route};
 use crate::event::{Event, Outcome};
@@ -41,10 +43,12 @@ pub struct HttpRelay {
     gate: Arc<Gate>,
     /// What shows the service that a request is moorline's.
     secret: Option<HeaderValue>,
-    /// Those who wait until the service is there, by the kind of their events.
-    lines: ByKind<Arc<Line>>,
+    ways: Ways<Targets>,
     dispatch: Dispatch,
 }
+
+/// The path and query of requests, by the place of each server.
+type Targets = Box<[PathAndQuery]>;
 
 /// An event that a server may have. Dropping it closes the connection.
 pub(in crate::relay) struct Sent {
@@ -98,20 +102,22 @@ impl HttpRelay {
         let servers = servers.ok_or_else(|| RelayError::Url { route: name() })?;
         let key =
             Key { hub: route.hub.as_str().to_owned(), route: name(), backend: backend.clone() };
-        // No subject has a space.
-        let line = |kind: EventKind| {
-            let (hub, urls) = (route.hub.as_str(), urls.join(" "));
-            hold.line(&format!("{hub} {} {} {urls}", route.name(), kind.as_str()))
+        let place = |kind: EventKind, action: Option<&str>| {
+            let (hub, route, urls) = (route.hub.as_str(), route.name(), urls.join(" "));
+            // No subject has a space.
+            let name = format!("{hub} {route} {} {} {urls}", kind.as_str(), action.unwrap_or(""));
+            (name, servers.iter().map(|server| target(server.target(), action)).collect())
         };
+        let ways = Ways::new(route, hold, fence, place);
         let names: Vec<&str> = servers.iter().map(Server::name).collect();
         let circuits = metrics.circuits(route.hub.as_str(), route.name());
         Ok(Self {
             dialect: backend.dialect,
             gate: gates.gate(key, &names, &circuits),
+            ways,
             servers,
             secret: secret(route, backend)?,
-            lines: ByKind::new(line),
-            dispatch: Dispatch::new(route, fence),
+            dispatch: Dispatch::new(route),
         })
     }
 
@@ -122,14 +128,18 @@ impl HttpRelay {
 
     /// Cancel safe in that dropping the future leaves nothing behind.
     pub(super) async fn request(&self, event: &Event, measure: &mut Measure<'_>) -> Outcome {
-        let asked = Asked { event, data: event.body.data(), line: self.lines.of(event.kind()) };
+        let asked = Asked { event, data: event.body.data(), way: self.ways.of(&event.body) };
         self.dispatch.request(self, &asked, measure).await
     }
 
-    fn request_to(&self, server: &Server, asked: &Asked<'_>) -> http::Result<Request<Bytes>> {
+    fn request_to(
+        &self,
+        target: &PathAndQuery,
+        asked: &Asked<'_, Targets>,
+    ) -> http::Result<Request<Bytes>> {
         let mut request = Request::new(asked.data.clone());
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = Uri::from(server.target().clone());
+        *request.uri_mut() = Uri::from(target.clone());
         let headers = request.headers_mut();
         for (name, value) in &asked.event.peer.forwarded {
             headers.append(name, value.clone());
@@ -171,11 +181,12 @@ impl HttpRelay {
 }
 
 impl Carrier for HttpRelay {
+    type Place = Targets;
     type Sent = Sent;
 
     async fn up(&self) {}
 
-    async fn send(&self, asked: &Asked<'_>, deadline: Instant) -> Result<Sent, Tried> {
+    async fn send(&self, asked: &Asked<'_, Targets>, deadline: Instant) -> Result<Sent, Tried> {
         if !self.is_reachable() {
             return Err(Tried::NotProcessed);
         }
@@ -185,15 +196,20 @@ impl Carrier for HttpRelay {
         let Some((server, connection, pass)) = self.connection(deadline).await else {
             return Err(Tried::NotProcessed);
         };
-        let server = self.servers.get(server).ok_or(Tried::NotProcessed)?;
+        let target = asked.way.place.get(server).ok_or(Tried::NotProcessed)?;
         let request = self
-            .request_to(server, asked)
+            .request_to(target, asked)
             .map_err(|error| self.dispatch.not_sent(asked.event, &error))?;
         let answer = Box::pin(connection.exchange(request, MAX_ANSWER));
         Ok(Sent { answer, deadline, pass: Some(pass), _place: place })
     }
 
-    async fn ended(&self, asked: &Asked<'_>, sent: &mut Sent, until: Instant) -> Option<Tried> {
+    async fn ended(
+        &self,
+        asked: &Asked<'_, Targets>,
+        sent: &mut Sent,
+        until: Instant,
+    ) -> Option<Tried> {
         let ended = timeout_at(until, &mut sent.answer).await;
         if ended.is_err() && until < sent.deadline {
             return None;
@@ -221,6 +237,15 @@ impl fmt::Debug for Sent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sent").field("pass", &self.pass).finish_non_exhaustive()
     }
+}
+
+/// Where the messages of an action go: one segment below where the others go. An action is plain text, so
+/// that what comes out is a path.
+fn target(own: &PathAndQuery, action: Option<&str>) -> PathAndQuery {
+    let Some(action) = action else { return own.clone() };
+    let query = own.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let text = format!("{}/{action}{query}", own.path().trim_end_matches('/'));
+    text.parse().unwrap_or_else(|_| own.clone())
 }
 
 /// Reads what every request carries, and that it can be carried.

@@ -157,6 +157,19 @@ async fn what_cannot_be_used_is_named() {
 }
 
 #[tokio::test]
+async fn messages_that_name_an_action_go_below_the_others() {
+    let service = Service::start(ok("")).await;
+    let edge = Edge::new(vec![service.url()], |route, _| route.actions.names = vec!["join".into()]);
+    edge.ask(r#"{"action": "join"}"#).await;
+    assert!(service.last_head().starts_with("POST /ws-events/join?a=b HTTP/1.1\r\n"));
+    edge.ask(r#"{"action": "leave"}"#).await;
+    assert!(service.last_head().starts_with("POST /ws-events?a=b HTTP/1.1\r\n"));
+    for (own, expected) in [("/", "/join"), ("/a/", "/a/join"), ("/a?b/", "/a/join?b/")] {
+        assert_eq!(target(&own.parse().unwrap(), Some("join")), expected);
+    }
+}
+
+#[tokio::test]
 async fn a_request_is_small() {
     let service = Service::start(ok("")).await;
     let edge = Edge::to(&service);

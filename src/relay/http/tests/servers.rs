@@ -1,6 +1,8 @@
 //! Servers that are not there, that come back, and that do not answer.
 
 use super::*;
+use crate::close::{Cause, Close};
+use crate::event::Ended;
 
 #[tokio::test]
 async fn an_event_that_was_not_written_waits_and_one_that_was_is_not_sent_again() {
@@ -119,11 +121,14 @@ async fn nothing_goes_out_while_the_node_may_not_speak() {
     let (gates, fence) = (Gates::new(&Tasks::new()), Fence::shut());
     let relay = Relay::new(&route, None, &gates, &Hold::new(1 << 20), &fence, &Metrics::new());
     let (relay, peer) = (relay.unwrap(), Arc::new(peer("app", None)));
-    let ask = || relay.request(event(&peer, EventBody::Message(Message::text("x"))));
+    let ask = || Box::pin(relay.request(event(&peer, EventBody::Message(Message::text("x")))));
     assert_eq!(ask().await, Outcome::Unavailable);
+    let end = Ended { close: Close::of(Cause::Client), duration: Duration::ZERO };
+    let ended = Box::pin(relay.request(event(&peer, EventBody::Disconnected(end))));
+    assert_eq!(ended.await, Outcome::Replied(Vec::new()), "others tell the last event as well");
     fence.throw_open();
     assert_eq!(ask().await, said("yes"));
     peer.disown();
     assert_eq!(ask().await, Outcome::Unavailable);
-    assert_eq!(service.bodies().len(), 1);
+    assert_eq!(service.bodies().len(), 2);
 }
