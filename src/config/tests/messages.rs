@@ -95,15 +95,17 @@ fn a_wrong_value_of_a_route_says_what_was_expected() {
         ("auth: none, hub: a.b", "routes[0].hub: a hub name is 1 to 64 of A-Z a-z 0-9 _ -"),
         (
             "auth: none, backend: {http: x}",
-            "routes[0].backend: expected `nats` or `echo`, found `http`",
+            "routes[0].backend.http: expected a URL as `http://127.0.0.1:5000/events` or \
+             `https://app.example/events`, found `x`",
         ),
         (
             "auth: none, backend: {nats: a, echo: true}",
-            "routes[0].backend: expected exactly one of `nats` or `echo`, found 2 keys",
+            "routes[0].backend: expected exactly one of `nats`, `http` or `echo`, found 2",
         ),
         (
             "auth: none, backend: echo",
-            "routes[0].backend: `echo` needs a value: write it as a section with the key `echo`",
+            "routes[0].backend: expected a section with keys such as `nats`, `http`, `echo`, `dialect`, \
+             `secret_file`, `ca`, `max_requests`, `queue_timeout` or `connect_timeout`, found `echo`",
         ),
         (
             "auth: none, on_failure: {close: 1}",
