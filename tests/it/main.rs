@@ -23,6 +23,7 @@ mod tokens;
 mod revocation;
 mod tls;
 mod relaying;
+mod http_backend;
 mod outages;
 mod pushes;
 mod management;
