@@ -64,7 +64,8 @@ async fn the_python_service_talks_as_the_contract_says() {
     );
     // The first event waits until the service is there.
     let mut service = start(command());
-    let mut client = Request::new("/ws").connect(node.ws()).await.expect("accepted");
+    let ask = |path| Request::new(path).header("origin", "https://a.example").connect(node.ws());
+    let mut client = ask("/ws").await.expect("accepted");
     assert_eq!(client.ask("hello").await, "guest 1: HELLO");
     assert_eq!(client.ask("refuse").await, "refused");
     assert_eq!(client.ask("again").await, "guest 2: AGAIN");
@@ -76,7 +77,7 @@ async fn the_python_service_talks_as_the_contract_says() {
     assert_eq!(client.ask("still there").await, "guest 4: STILL THERE");
     assert_eq!(client.ask("bye").await, "BYE");
     assert_eq!(client.closed().await, Some((4000, "bye".to_owned())));
-    let denied = Request::new("/ws?deny=1").connect(node.ws()).await.err().expect("a refusal");
+    let denied = ask("/ws?deny=1").await.err().expect("a refusal");
     assert_eq!(denied, (403, "denied".to_owned()));
     node.metric_becomes("moorline_disconnect_events_total", &["result=\"accepted\""], 1.0).await;
     for outcome in ["unknown", "unavailable", "overloaded"] {
