@@ -46,6 +46,9 @@ impl Config {
                 files.file("jwt.jwks.ca", jwks.ca.as_ref());
             }
         }
+        if let Some(upstream) = &self.upstream {
+            files.file("upstream.ca", upstream.ca.as_ref());
+        }
         files.0
     }
 }

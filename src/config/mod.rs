@@ -9,6 +9,7 @@ mod network;
 mod listeners;
 mod jwt;
 mod nats;
+mod upstream;
 mod plan;
 mod route;
 mod limits;
@@ -46,6 +47,7 @@ pub use route::{AuthMode, Backend, EventKind, OnFailure, Outbox, RefuseMode, Rou
 pub use schema::schema;
 pub use secret::SecretSource;
 pub use units::{Period, Size};
+pub use upstream::{Upstream, UpstreamUrl};
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -57,6 +59,11 @@ pub struct Config {
     pub nats: Option<Nats>,
     /// How tokens are found and checked, for routes with `auth: jwt`.
     pub jwt: Option<Jwt>,
+    /// The HTTP server that everything goes to which asks for no WebSocket: its URL, or a section.
+    /// Absent: such requests are refused.
+    #[serde(deserialize_with = "upstream::read")]
+    #[schemars(with = "Option<upstream::UrlOrSection>")]
+    pub upstream: Option<Upstream>,
     /// Which handshakes are taken, and what happens to their messages.
     pub routes: Vec<Route>,
     /// Rate limits by name. A route names its plan, a token may name another by its `plan` claim.
@@ -126,6 +133,15 @@ pub enum LogFormat {
     Human,
     /// One JSON object a line.
     Json,
+}
+
+impl Config {
+    /// File descriptors that clients may take, and the requests of theirs that are passed through.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        let upstream = self.upstream.as_ref().map_or(0, Upstream::descriptors);
+        self.limits.clients().saturating_add(upstream)
+    }
 }
 
 impl Default for Heartbeat {

@@ -11,6 +11,7 @@ mod path;
 mod plan;
 mod route;
 mod node;
+mod upstream;
 
 use std::{fmt::Display, time::Duration};
 
@@ -28,6 +29,9 @@ impl Config {
         }
         if let Some(jwt) = &self.jwt {
             jwt::check(jwt, &mut findings);
+        }
+        if let Some(upstream) = &self.upstream {
+            upstream::check(upstream, &mut findings);
         }
         plan::check(&self.plans, &mut findings);
         route::check(self, &mut findings);
