@@ -265,13 +265,15 @@ impl Passthrough {
 /// The pool wants a URL; only its path and query get to the upstream.
 fn target(uri: &Uri) -> Result<Uri, Refusal> {
     const NO_PATH: Refusal = Refusal::BadRequest("the request target is not a path");
-    let path = uri.path_and_query().filter(|path| path.as_str().starts_with('/'));
-    let path = path.cloned().or_else(|| {
-        // RFC 9112 section 3.2.1: an absolute form without a path means `/`.
-        uri.authority().and(uri.path().is_empty().then(|| PathAndQuery::from_static("/")))
-    });
+    let given = uri.path_and_query().map_or("", PathAndQuery::as_str);
     let url = Uri::builder().scheme("http").authority("upstream");
-    url.path_and_query(path.ok_or(NO_PATH)?).build().map_err(|_| NO_PATH)
+    let url = match given.as_bytes().first() {
+        Some(b'/') => url.path_and_query(given),
+        // RFC 9112 section 3.2.1: an absolute form without a path means `/`.
+        None | Some(b'?') if uri.scheme().is_some() => url.path_and_query(format!("/{given}")),
+        _ => return Err(NO_PATH),
+    };
+    url.build().map_err(|_| NO_PATH)
 }
 
 /// Runs the connections to the upstream.
