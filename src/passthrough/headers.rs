@@ -9,7 +9,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
     HeaderValue, TRANSFER_ENCODING, VIA,
 };
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, Version};
 
 use super::{Origin, Refusal};
 
@@ -89,10 +89,12 @@ pub(super) fn set_chunked(headers: &mut HeaderMap) {
     headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
 }
 
-/// Makes the upstream's headers the client's.
+/// Makes the head of the upstream's answer the client's: what was about the hop to the upstream, its
+/// version included, says nothing about the one to the client.
 pub(super) fn to_client<B>(answer: &mut Response<B>, method: &Method) {
     // Where there is a body, its own length counts; where it is left out, the header is all there is.
     let is_bodyless = *method == Method::HEAD || answer.status() == StatusCode::NOT_MODIFIED;
+    *answer.version_mut() = Version::HTTP_11;
     let headers = answer.headers_mut();
     let is_one_length = !headers.contains_key(TRANSFER_ENCODING)
         && headers.get_all(CONTENT_LENGTH).iter().count() == 1

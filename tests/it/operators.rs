@@ -45,7 +45,8 @@ async fn the_metrics_are_those_on_the_list() {
         "plain: {{address: '127.0.0.1:0'}}\nmanagement: {{address: '127.0.0.1:0', key_files: [{}]}}",
         key.path().display()
     );
-    let node = Node::with_listeners(&listeners, ECHO);
+    let config = format!("upstream: 'http://127.0.0.1:1'\n{ECHO}");
+    let node = Node::with_listeners(&listeners, &config);
     let mut client = Client::connect(node.ws()).await;
     client.ask("one").await;
     client.close().await;

@@ -110,9 +110,10 @@ async fn nothing_of_a_doubtful_request_reaches_the_upstream() {
             let said =
                 exchange_raw(node.ws(), format!("{honest}{attack}{SMUGGLED}").as_bytes()).await;
             let answers: Vec<u16> = said
-                .split("HTTP/1.1 ")
+                .split("HTTP/1.")
                 .skip(1)
-                .map(|answer| answer.get(..3).unwrap().parse().unwrap())
+                // Bodies name the version, too.
+                .filter_map(|answer| answer.get(2..5)?.parse().ok())
                 .collect();
             let attack = attack.escape_debug();
             let (first, last) = (answers.first(), answers.last().copied().unwrap_or(0));

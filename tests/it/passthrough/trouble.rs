@@ -19,7 +19,7 @@ async fn results(node: &Node, result: &str) -> f64 {
 
 #[tokio::test]
 async fn what_is_no_answer_is_a_502_or_a_504() {
-    let large = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(100_000));
+    let large = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(300_000));
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: a\r\n".repeat(500));
     let switching =
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
@@ -137,7 +137,7 @@ async fn an_upstream_that_cannot_be_reached() {
     let listener = socket.listen(0).unwrap();
     let address = listener.local_addr().unwrap();
     let _taken = TcpStream::connect(address).await.unwrap();
-    let node = before(&format!("http://{address}"), SHORT);
+    let node = before(&format!("http://{address}"), ", connect_timeout: 300ms");
     assert_eq!(exchange(node.ws(), get("/", "").as_bytes()).await.0, 504);
     assert_eq!(results(&node, "connect-timeout").await, 1.0);
 }
