@@ -205,9 +205,9 @@ mod tests {
                 }
             };
             let started = Instant::now();
-            let served = async {
+            let served = Box::pin(async {
                 tokio::join!(client, edge.http(theirs, caller, &rules, Transport::Plain, newcomer));
-            };
+            });
             timeout(Duration::from_secs(60), served).await.expect("the end of the stream");
             assert_eq!(started.elapsed(), rules.limits.head_timeout.get());
         }

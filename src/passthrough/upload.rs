@@ -42,7 +42,9 @@ struct State {
 pub(super) struct NotWhole;
 
 impl Upload {
+    /// It is the upstream's turn from now on.
     pub(super) fn new(body: Incoming, idle: Duration, progress: &Arc<Progress>) -> Self {
+        progress.turn(false, 0);
         Self { body, idle, pause: None, progress: Arc::clone(progress) }
     }
 
