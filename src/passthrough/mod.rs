@@ -256,8 +256,10 @@ impl Passthrough {
     fn warn(&self, reason: &'static str, error: Option<&dyn std::error::Error>) {
         if let Some(left_out) = self.trouble.admit(Instant::now()) {
             let causes = std::iter::successors(error, |error| error.source());
-            let error = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-            tracing::warn!(upstream = %self.settings.url, reason, error, left_out, "request failed");
+            let causes = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+            let error = error.map(|_| causes);
+            let upstream = &self.settings.url;
+            tracing::warn!(%upstream, reason, error, left_out, "request failed");
         }
     }
 }
