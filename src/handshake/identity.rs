@@ -127,8 +127,9 @@ pub(super) async fn admit<B>(
         (granted, slot)
     } else {
         let peer = Arc::new(peer(subprotocol.map(Into::into)));
-        let slot = keeper.cluster.seat(&peer, door.quota).await?;
+        // First, so that who has a slot is in the registry.
         let entry = enter(&keeper.cluster, &peer).await?;
+        let slot = keeper.cluster.seat(&peer, door.quota).await?;
         let unopened = Unopened::new(promise(Arc::clone(&peer), entry));
         (Granted { grant: Grant::default(), peer, unopened, seat }, slot)
     };
