@@ -53,6 +53,9 @@ impl Config {
                 files.file(&format!("{at}.ca"), backend.ca.as_ref());
             }
         }
+        if let Some(upstream) = &self.upstream {
+            files.file("upstream.ca", upstream.ca.as_ref());
+        }
         files.0
     }
 }

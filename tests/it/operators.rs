@@ -46,7 +46,8 @@ async fn the_metrics_are_those_on_the_list() {
         key.path().display()
     );
     let http = "- {path: /http, auth: none, backend: {http: 'http://127.0.0.1:9/'}}";
-    let node = Node::with_listeners(&listeners, &format!("{ECHO}\n{http}"));
+    let config = format!("upstream: 'http://127.0.0.1:1'\n{ECHO}\n{http}");
+    let node = Node::with_listeners(&listeners, &config);
     let mut client = Client::connect(node.ws()).await;
     client.ask("one").await;
     client.close().await;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use http::{Uri, uri::Authority};
 
 use super::{Findings, MINUTE, nats};
-use crate::config::{Backend, Config, HttpBackend, Period, Route, error::quoted};
+use crate::config::{Backend, Config, HttpBackend, Period, Route, Upstream, error::quoted};
 
 /// Checks the backend of the route at `at`.
 pub(super) fn check(config: &Config, route: &Route, at: &str, findings: &mut Findings) {
@@ -30,6 +30,9 @@ pub(super) fn check(config: &Config, route: &Route, at: &str, findings: &mut Fin
         }
         Backend::Http(backend) => {
             http(backend, &format!("{at}.backend"), findings);
+            if let Some(upstream) = &config.upstream {
+                behind_upstream(backend, upstream, &format!("{at}.backend"), findings);
+            }
             for (i, name) in route.forward_headers.iter().flatten().enumerate() {
                 let is_of_body = OF_BODY.iter().any(|own| name.eq_ignore_ascii_case(own));
                 let message =
@@ -80,6 +83,27 @@ fn http(backend: &HttpBackend, at: &str, findings: &mut Findings) {
     let least = Period::millis(1);
     findings.period(&path("queue_timeout"), backend.queue_timeout, least, MINUTE);
     findings.period(&path("connect_timeout"), backend.connect_timeout, least, MINUTE);
+}
+
+/// What a backend needs whose server clients reach, too.
+fn behind_upstream(backend: &HttpBackend, upstream: &Upstream, at: &str, findings: &mut Findings) {
+    let url = upstream.url.to_string();
+    if !backend.is_at(&url) {
+        return;
+    }
+    findings.need(
+        backend.secret_file.is_some(),
+        &format!("{at}.secret_file"),
+        "needed, because the backend is also the `upstream`, which clients reach; the service must tell \
+         events from their requests",
+    );
+    let is_root = |path: &String| path.bytes().all(|b| b == b'/');
+    findings.need(
+        !backend.paths().iter().any(is_root),
+        &format!("{at}.http"),
+        "the backend is also the `upstream`, and clients must not reach where it takes events; give \
+         these a path of their own, as `/ws-events`",
+    );
 }
 
 fn check_url(url: &str) -> Result<(), String> {
