@@ -21,7 +21,7 @@ fn problems(section: &str) -> Vec<String> {
     }
 }
 
-fn refused(cases: &[(&str, &str)]) {
+pub(super) fn refused(cases: &[(&str, &str)]) {
     for (section, expected) in cases {
         let said = problems(section);
         assert!(
@@ -31,7 +31,7 @@ fn refused(cases: &[(&str, &str)]) {
     }
 }
 
-fn accepted(sections: &[&str]) {
+pub(super) fn accepted(sections: &[&str]) {
     for section in sections {
         assert_eq!(problems(section), Vec::<String>::new(), "{section}");
     }
@@ -256,30 +256,6 @@ fn routes_alone() {
         ("actions: {names: [a, a]}", "routes[0].actions.names[1]: `a` is listed twice"),
         ("actions: {names: [a.b]}", "routes[0].actions.names[0]: expected 1 to 64 of A-Z"),
         ("actions: {names: ['']}", "routes[0].actions.names[0]: expected 1 to 64 of A-Z"),
-        ("backend: {http: []}", "routes[0].backend.http: expected 1 to 64 URLs, found 0"),
-        ("backend: {http: [http://a, ftp://a]}", "routes[0].backend.http[1]: expected a URL as"),
-        (
-            "backend: {http: [http://a/, http://a/]}",
-            "routes[0].backend.http[1]: `http://a/` is listed",
-        ),
-        ("backend: {http: 'http://u:p@a/'}", "routes[0].backend.http: credentials do not belong"),
-        ("backend: {http: http://a, ca: c}", "routes[0].backend.ca: no URL of `http` begins with"),
-        (
-            "backend: {http: http://a, max_requests: 0}",
-            "routes[0].backend.max_requests: expected 1",
-        ),
-        (
-            "backend: {http: http://a, queue_timeout: 0s}",
-            "routes[0].backend.queue_timeout: expected",
-        ),
-        (
-            "backend: {http: http://a, connect_timeout: 2m}",
-            "routes[0].backend.connect_timeout: exp",
-        ),
-        (
-            "backend: {http: http://a}, forward_headers: [Content-Type]",
-            "routes[0].forward_headers[0]: `Content-Type` of the handshake says nothing",
-        ),
         ("in_flight: 0", "routes[0].in_flight: expected 1 to 256, found 0"),
         ("in_flight: 257", "routes[0].in_flight: expected 1 to 256, found 257"),
         ("request_timeout: 0s", "routes[0].request_timeout: expected 1ms to 10m, found 0s"),
@@ -297,22 +273,10 @@ fn routes_alone() {
     let good =
         "hold: 0s, in_flight: 256, max_message: 64MiB, events: [], forward_headers: [Cookie]";
     accepted(&[&with(good)]);
-    let http = "backend: {http: ['http://a/e', 'https://b/e'], secret_file: s, ca: c, dialect: cloudevents}";
-    accepted(&[&with(http)]);
 }
 
 #[test]
 fn routes_and_other_sections() {
-    let http = |keys: &str| {
-        format!(
-            "routes: [{{path: /a, auth: none, backend: {{{keys}}}}}]\nupstream: http://127.0.0.1:80"
-        )
-    };
-    refused(&[
-        (&http("http: http://localhost/e"), "routes[0].backend.secret_file: needed, because"),
-        (&http("http: http://localhost, secret_file: s"), "routes[0].backend.http: the backend is"),
-    ]);
-    accepted(&[&http("http: http://localhost/e, secret_file: s"), &http("http: http://app")]);
     refused(&[
         ("routes: []", "routes: expected at least one route"),
         (
@@ -329,10 +293,6 @@ fn routes_and_other_sections() {
         ),
         (
             "routes: [{path: /a, auth: connect, forward_headers: [cookie]}]",
-            "routes[0]: `origins` is needed, because `forward_headers`",
-        ),
-        (
-            "routes: [{path: /a, auth: connect, backend: {http: http://a}}]",
             "routes[0]: `origins` is needed, because `forward_headers`",
         ),
         (

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{
-    NatsServer, Node, Request, Tool, eventually, free_port, have, python, signal,
+    NatsServer, Node, Request, Tool, eventually, exchange, free_port, have, python, signal,
 };
 use service::{Answer, Asked, Service};
 
