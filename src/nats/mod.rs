@@ -7,6 +7,8 @@
 mod subject;
 mod options;
 mod link;
+mod backlog;
+mod reading;
 mod feed;
 mod gather;
 mod store;
