@@ -88,8 +88,9 @@ impl Feed {
         let link = Link::new(index, node, options, Arc::clone(&status));
         let replies = link.open().await;
         let (newcomers, new) = mpsc::channel(NEWCOMERS);
-        tasks.spawn("nats feed", Arc::clone(&link).run(replies, stop.clone()));
-        tasks.spawn("nats subscriptions", read_all(new, stop));
+        // The subscriptions would stay with the client that nobody follows any more.
+        tasks.need("nats feed", Arc::clone(&link).run(replies, stop.clone()));
+        tasks.need("nats subscriptions", read_all(new, stop));
         Self { link, status, room: Room::new(ROOM), newcomers }
     }
 
