@@ -84,7 +84,7 @@ pub struct Certificate {
     pub fingerprint: String,
 }
 
-#[cfg(any(test, fuzzing))]
+#[cfg(test)]
 impl Peer {
     /// Somebody on a route, for tests.
     pub(crate) fn on(route: Route, user: Option<&str>) -> Arc<Self> {

@@ -1,10 +1,10 @@
 //! Any bytes at the backends' door, from somebody who has shown a certificate: HTTP, and what the path,
 //! the query and the body ask for.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use tokio::io::duplex;
@@ -14,9 +14,9 @@ use super::stream::{Manner, PIPE, manner, runtime, talk};
 use super::token::VERIFIER;
 use crate::auth::{AccessKeys, Revocations};
 use crate::config::{AuthMode, Limits, Route};
-use crate::event::Peer;
+use crate::event::{Params, Peer};
 use crate::hub::{Fleet, Mailbox, Registered, Table, Wish};
-use crate::id::HubName;
+use crate::id::{HubName, UserId};
 use crate::management::{Management, Rules};
 use crate::task::Tasks;
 
@@ -26,6 +26,7 @@ const STATUSES: [u16; 16] =
 /// The one connection, ann's, so that seeds can name it.
 const CONNECTION: &str = "aaaaaaaaaaaa.aaaaaaaaaaaaaaaaaaaaaaaaaa";
 const MAX_BODY: usize = 1024;
+const REMOTE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
 /// Whatever comes, each answer is whole, of a status that is meant for it, and one that refuses says why in
 /// JSON; nothing happens to a connection without an answer that says so; and however the bytes are cut the
@@ -47,8 +48,7 @@ pub(super) fn answers(bytes: &[u8], manner: Manner) -> Vec<u16> {
     let (all, took, wishes) = runtime().block_on(async {
         let (ours, theirs) = duplex(PIPE);
         let (door, rules, (_registered, mut mailbox)) = door().await;
-        let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let node = Box::pin(door.http(theirs, remote, &rules, true));
+        let node = Box::pin(door.http(theirs, REMOTE, &rules, true));
         let all = talk(ours, bytes, manner, node).await;
         let took = std::iter::from_fn(|| mailbox.take()).count();
         (all, took, wishes(&mut mailbox))
@@ -117,10 +117,7 @@ async fn door() -> (Management, Arc<Rules>, (Registered, Mailbox)) {
     let table = Table::new(&limits, &METRICS);
     let fleet = Fleet::solo(table.clone());
     fleet.open([HubName::default()].iter()).await;
-    let ann = Peer::on(Route::new("/ws", AuthMode::None), Some("ann"));
-    let mut ann = Arc::into_inner(ann).unwrap();
-    ann.id = CONNECTION.parse().unwrap();
-    let connected = table.register(&Arc::new(ann));
+    let connected = table.register(&Arc::new(ann()));
     let rules = Arc::new(Rules {
         keys: AccessKeys::read("", &[]).unwrap(),
         acceptor: None,
@@ -132,4 +129,19 @@ async fn door() -> (Management, Arc<Rules>, (Registered, Mailbox)) {
     let revocations = Revocations::solo(Duration::from_secs(60), table, &tasks);
     let door = Management::new(fleet, revocations, Arc::clone(&rules), &METRICS, &tasks);
     (door, rules, connected)
+}
+
+fn ann() -> Peer {
+    Peer {
+        id: CONNECTION.parse().unwrap(),
+        route: Arc::new(Route::new("/ws", AuthMode::None)),
+        user: Some(UserId::new("ann").unwrap()),
+        token: None,
+        path: "/ws".into(),
+        params: Params::default(),
+        remote: REMOTE,
+        subprotocol: None,
+        since: SystemTime::UNIX_EPOCH,
+        is_disowned: false.into(),
+    }
 }

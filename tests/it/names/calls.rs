@@ -67,7 +67,7 @@ async fn hostile_names_in_management_calls_are_names_or_refused() {
     for name in stage.names.iter().filter(|name| is_name(name)).step_by(50) {
         assert_eq!(let_in(&stage.node, name).await.err(), Some(401), "{name:?}");
     }
-    stage.is_unharmed().await;
+    stage.found_unharmed().await;
 }
 
 /// Every call that the name can stand in.

@@ -44,7 +44,7 @@ async fn hostile_names_in_commands_are_names_or_refused() {
     for name in stage.names.iter().filter(|name| is_name(name)).step_by(TRIED) {
         assert_eq!(let_in(&stage.node, name).await.err(), Some(401), "{name:?}");
     }
-    stage.is_unharmed().await;
+    stage.found_unharmed().await;
 }
 
 /// Every command that carries the name or is addressed by it.

@@ -85,7 +85,7 @@ impl Stage {
     }
 
     /// Nothing of it went astray, and everything still works.
-    async fn is_unharmed(mut self) {
+    async fn found_unharmed(mut self) {
         self.watcher.saw_nothing_else().await;
         for name in ["panics_total", "task_panics_total", "nats_reconnects_total", "groups"] {
             assert_eq!(self.node.metric(&format!("moorline_{name}"), &[]).await, 0.0, "{name}");
