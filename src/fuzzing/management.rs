@@ -72,12 +72,13 @@ fn statuses(mut all: &[u8], asked: &[u8]) -> Vec<u16> {
     while !all.is_empty() {
         let end = all.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head") + 4;
         let head = std::str::from_utf8(&all[..end]).unwrap();
+        // Whoever asks in HTTP/1.0 is answered in it.
         let status: u16 = head["HTTP/1.1 ".len()..][..3].parse().unwrap();
         assert!(STATUSES.contains(&status), "{head}");
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
         let length: usize = length.map_or(0, |length| length.parse().unwrap());
         all = &all[end..];
-        if length > 0 && (all.is_empty() || all.starts_with(b"HTTP/1.1 ")) {
+        if length > 0 && (all.is_empty() || all.starts_with(b"HTTP/1.")) {
             assert!(asked.windows(4).any(|four| four == b"HEAD"), "a body for {head}");
         } else {
             let body = &all[..length];
