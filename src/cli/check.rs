@@ -203,19 +203,17 @@ async fn jetstream(
         Some(error) if settings.jetstream == JetStream::Optional => report.warn(KEY, error),
         Some(error) => report.fail(KEY, format_args!("{error}; `optional` or `off` go without")),
     }
-    let mut subjects: Vec<_> = config
-        .routes
-        .iter()
-        .filter_map(|route| match &route.backend {
-            Backend::Nats(prefix) if prefix.is_empty() => {
-                Some(nats.subjects().event(&route.hub, EventKind::Message))
-            }
-            Backend::Nats(prefix) => {
-                Subjects::new(prefix).ok().map(|own| own.event(&route.hub, EventKind::Message))
-            }
+    let mut subjects = Vec::new();
+    for route in &config.routes {
+        let own = match &route.backend {
+            Backend::Nats(prefix) if prefix.is_empty() => Some(nats.subjects().clone()),
+            Backend::Nats(prefix) => Subjects::new(prefix).ok(),
             Backend::Echo(_) => None,
-        })
-        .collect();
+        };
+        let Some(own) = own else { continue };
+        subjects.push(own.event(&route.hub, EventKind::Message));
+        subjects.extend(route.actions.names.iter().map(|name| own.action(&route.hub, name)));
+    }
     subjects.dedup();
     for subject in subjects {
         match store.streams_on(&subject, deadline).await {

@@ -31,10 +31,11 @@ impl Alive {
 
     /// Whether its holder is alive, as far as anybody knows: in doubt, it is.
     pub(super) async fn is_alive(&self, lease: LeaseId) -> Result<bool, StoreError> {
-        if let Some(is_alive) = self.0.known.load().get(&lease) {
-            return Ok(*is_alive);
+        if self.0.known.load().get(&lease) == Some(&true) {
+            return Ok(true);
         }
-        // It may have been taken since the last look.
+        // It may have been taken, or renewed, since the last look. Before another node has taken it,
+        // nobody may count on its end.
         let record = self.0.leases.get(&lease.key(), Instant::now() + REQUEST_TIMEOUT).await?;
         let value = record.and_then(|record| record.value);
         Ok(value.and_then(|value| Lease::parse(&value)) == Some(Lease::Held))

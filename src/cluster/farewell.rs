@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::registry::Entry;
 use crate::event::{Event, EventBody, Outcome};
@@ -35,8 +35,11 @@ pub(super) enum Told {
     Taken,
 }
 
-/// How long an event is offered until it is given up.
+/// How long an event is offered until it is given up, while its backend can be reached.
 pub(super) const OFFERED_FOR: Duration = Duration::from_secs(300);
+/// How long a node that cannot renew its lease leaves it to others to speak for its connections: by then
+/// one would have.
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
@@ -54,32 +57,34 @@ impl Farewells {
             None => Told::Dropped,
         };
         told.count(relay, event);
-        match told {
-            Told::Accepted | Told::GivenUp | Told::Taken => drop(entry),
-            Told::Dropped | Told::Left => entry.map_or((), Entry::leave),
+        if let (Told::Left, Some(entry)) = (told, entry) {
+            entry.leave();
         }
     }
 
     /// Offers the event again and again. A node that stops offers it once more.
     async fn offer(&self, relay: &Relay, event: &Event, entry: Option<&Entry>) -> Told {
-        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        let give_up = Instant::now() + OFFERED_FOR;
+        if let Some(entry) = entry {
+            let decided = timeout(LEFT_TO_OTHERS, entry.may_speak());
+            tokio::select! {
+                _ = decided => {}
+                () = self.tasks.stopping() => if !entry.is_spoken_for() { return Told::Left },
+            }
+        }
+        let mut offers = Offers::until(Instant::now() + OFFERED_FOR);
         loop {
-            let (is_late, is_stopping) = (Instant::now() > give_up, self.tasks.is_stopping());
-            if is_accepted(relay, event).await {
-                return Told::Accepted;
+            let is_stopping = self.tasks.is_stopping();
+            if let Some(told) = offers.next(relay, event).await {
+                return told;
             }
             if entry.is_some_and(Entry::is_lost) {
                 return Told::Taken;
-            }
-            if is_late {
-                return Told::GivenUp;
             }
             if is_stopping {
                 return if entry.is_some() { Told::Left } else { Told::GivenUp };
             }
             tokio::select! {
-                () = sleep(backoff.delay()) => {}
+                () = offers.pause(relay) => {}
                 () = self.tasks.stopping() => {}
             }
         }
@@ -88,21 +93,48 @@ impl Farewells {
 
 /// Offers the event of a connection that was another node's, until `give_up`. Cancel safe.
 pub(super) async fn tell(relay: &Relay, event: &Event, give_up: Instant) -> Told {
-    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut offers = Offers::until(give_up);
     loop {
-        let is_late = Instant::now() > give_up;
-        if is_accepted(relay, event).await {
-            return Told::Accepted;
+        if let Some(told) = offers.next(relay, event).await {
+            return told;
         }
-        if is_late {
-            return Told::GivenUp;
-        }
-        sleep(backoff.delay()).await;
+        offers.pause(relay).await;
     }
 }
 
-async fn is_accepted(relay: &Relay, event: &Event) -> bool {
-    matches!(Box::pin(relay.request(event.clone())).await, Outcome::Replied(_))
+/// Tries to get an event accepted.
+struct Offers {
+    give_up: Instant,
+    /// When the last one was made.
+    began: Instant,
+    backoff: Backoff,
+}
+
+impl Offers {
+    fn until(give_up: Instant) -> Self {
+        let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        Self { give_up, began: Instant::now(), backoff }
+    }
+
+    /// One offer; what came of the event, if this was the last one.
+    async fn next(&mut self, relay: &Relay, event: &Event) -> Option<Told> {
+        self.began = Instant::now();
+        let is_late = self.began > self.give_up;
+        match Box::pin(relay.request(event.clone())).await {
+            Outcome::Replied(_) => Some(Told::Accepted),
+            _ if is_late && relay.is_reachable() => Some(Told::GivenUp),
+            _ => None,
+        }
+    }
+
+    /// Waits for the time of the next. The time in which nobody could be asked does not count.
+    async fn pause(&mut self, relay: &Relay) {
+        let was_away = !relay.is_reachable();
+        sleep(self.backoff.delay()).await;
+        if was_away {
+            self.give_up += self.began.elapsed();
+        }
+    }
 }
 
 impl Told {
@@ -116,7 +148,7 @@ impl Told {
     }
 
     /// The word in metrics and logs.
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
             Self::GivenUp => "given-up",

@@ -1,9 +1,11 @@
 //! The task that keeps this node's lease, and every so often looks at those of the others.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -29,12 +31,18 @@ pub(super) struct Keeper {
     /// The last change of a lease that was seen.
     pub(super) seen: Revision,
     /// Ends the takeovers that were begun under this lease.
-    pub(super) takeovers: CancellationToken,
+    pub(super) stop_takeovers: CancellationToken,
+    /// Those that have not ended.
+    pub(super) takeovers: HashMap<LeaseId, JoinHandle<()>>,
     /// Leases that were taken from this node: looked at once more when they are finished, for a write
     /// that came after.
     pub(super) former: Vec<LeaseId>,
     /// Whether entries were looked for that no lease stands for.
     pub(super) has_adopted: bool,
+    /// Which buckets have what is ours.
+    made: Made,
+    /// When that was looked at last.
+    checked: Option<Instant>,
     /// Since when JetStream is said to be missing.
     missing_since: Option<Instant>,
     trouble: LogLimit,
@@ -50,6 +58,15 @@ pub(super) struct Own {
     renewed: Instant,
     /// When one was sent last.
     tried: Instant,
+    /// The first one that was sent since and may have been stored.
+    unacknowledged: Option<Instant>,
+}
+
+/// Which buckets these are: one that was made anew has another word.
+#[derive(Debug, Default)]
+struct Made {
+    leases: String,
+    connections: String,
 }
 
 /// How often the leases are looked at.
@@ -59,6 +76,8 @@ const RENEW_INTERVAL: Duration = Duration::from_millis(2900);
 /// How long after a renewal the node may speak for its connections. Others take them over three seconds
 /// later at the earliest: a request that was just given to NATS arrives before that.
 const SPEAK_FOR: Duration = Duration::from_secs(12);
+/// How often it is looked whether the buckets are still the same.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long JetStream may be missing at the start. A server that has just come up, or a cluster of them
 /// that elects its leader, needs some seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -75,9 +94,12 @@ impl Keeper {
             own: None,
             observer: Observer::default(),
             seen: Revision::NONE,
-            takeovers: CancellationToken::new(),
+            stop_takeovers: CancellationToken::new(),
+            takeovers: HashMap::new(),
             former: Vec::new(),
             has_adopted: false,
+            made: Made::default(),
+            checked: None,
             missing_since: None,
             trouble: LogLimit::new(),
         }
@@ -94,8 +116,11 @@ impl Keeper {
             let was_up = store.is_up();
             tokio::select! {
                 _ = looks.tick() => self.beat().await,
-                () = store.up(), if !was_up => self.beat().await,
-                () = inner.registry.missing.notified() => self.remake().await,
+                () = store.up(), if !was_up => {
+                    self.checked = None;
+                    self.beat().await;
+                }
+                () = inner.registry.missing.notified() => self.check_buckets().await,
                 () = inner.release.notified() => return self.give_back().await,
             }
             if matches!(*inner.standing.borrow(), Standing::Off | Standing::Unusable(_)) {
@@ -108,6 +133,9 @@ impl Keeper {
         if !self.buckets.store.is_up() {
             self.tell_roster();
             return;
+        }
+        if self.checked.is_none_or(|checked| checked.elapsed() >= CHECK_INTERVAL) {
+            Box::pin(self.check_buckets()).await;
         }
         match &self.own {
             None => self.acquire().await,
@@ -122,18 +150,17 @@ impl Keeper {
 
     /// Takes a lease.
     async fn acquire(&mut self) {
-        if let Err(why) = self.check_server() {
+        if *self.inner.standing.borrow() == Standing::Starting
+            && let Err(why) = self.check_server()
+        {
             return self.set_unusable(&why);
         }
-        let sent = Instant::now();
         let number = self.inner.leases.fetch_add(1, Ordering::Relaxed) + 1;
         let id = LeaseId { node: self.inner.node, number };
         match self.make(id).await {
-            Ok(revision) => {
+            Ok(()) => {
                 tracing::info!(lease = %id, "lease taken");
                 self.missing_since = None;
-                self.own = Some(Own { id, key: id.key(), revision, renewed: sent, tried: sent });
-                self.renewed(sent);
                 self.inner.registry.set_lease(id);
                 self.inner.standing.send_replace(Standing::Up);
             }
@@ -142,10 +169,27 @@ impl Keeper {
     }
 
     /// Makes the buckets unless they are there, and a lease.
-    async fn make(&self, id: LeaseId) -> Result<Revision, StoreError> {
-        self.buckets.leases.ensure(deadline()).await?;
-        self.buckets.connections.ensure(deadline()).await?;
-        self.buckets.leases.create(&id.key(), Lease::Held.to_json(), deadline()).await
+    async fn make(&mut self, id: LeaseId) -> Result<(), StoreError> {
+        self.made = self.ensure().await?;
+        self.checked = Some(Instant::now());
+        self.write(id).await
+    }
+
+    async fn ensure(&self) -> Result<Made, StoreError> {
+        Ok(Made {
+            leases: self.buckets.leases.ensure(deadline()).await?,
+            connections: self.buckets.connections.ensure(deadline()).await?,
+        })
+    }
+
+    /// Writes a lease that is not there.
+    async fn write(&mut self, id: LeaseId) -> Result<(), StoreError> {
+        let (key, sent) = (id.key(), Instant::now());
+        let revision = self.buckets.leases.create(&key, Lease::Held.to_json(), deadline()).await?;
+        let unacknowledged = None;
+        self.own = Some(Own { id, key, revision, renewed: sent, tried: sent, unacknowledged });
+        self.renewed(sent);
+        Ok(())
     }
 
     fn not_made(&mut self, error: &StoreError) {
@@ -160,7 +204,7 @@ impl Keeper {
                     return self.set_unusable(&error.to_string());
                 }
             }
-            _ => {}
+            _ => self.missing_since = None,
         }
         self.warn(error, "no lease yet, trying again");
     }
@@ -192,6 +236,7 @@ impl Keeper {
         let Some(own) = &mut self.own else { return };
         let sent = Instant::now();
         own.tried = sent;
+        own.unacknowledged.get_or_insert(sent);
         let held = Lease::Held.to_json();
         match self.buckets.leases.update(&own.key, held, own.revision, deadline()).await {
             Ok(revision) => {
@@ -200,7 +245,7 @@ impl Keeper {
             }
             // Boxed, for both are rare, and every renewal has room for them.
             Err(StoreError::Conflict) => Box::pin(self.read_back()).await,
-            Err(StoreError::NoBucket(_)) => Box::pin(self.remake()).await,
+            Err(StoreError::NoBucket(_)) => Box::pin(self.check_buckets()).await,
             Err(error) => self.warn(&error, "lease not renewed"),
         }
     }
@@ -208,51 +253,88 @@ impl Keeper {
     fn renewed(&mut self, sent: Instant) {
         if let Some(own) = &mut self.own {
             own.renewed = sent;
+            own.unacknowledged = None;
         }
         self.inner.fence.extend(sent + SPEAK_FOR);
         self.observer.renewed(sent);
     }
 
-    /// The lease has another revision than we know: by a renewal of ours whose answer was lost, or by
-    /// somebody else.
+    /// The lease has another revision than we know: by a renewal of ours whose answer was lost, by
+    /// somebody else, or because the bucket is one of before, as an operator brought it back.
     async fn read_back(&mut self) {
         let Some(own) = &mut self.own else { return };
-        match self.buckets.leases.get(&own.key, deadline()).await {
-            Ok(Some(record)) => match record.value.as_deref().and_then(Lease::parse) {
-                Some(Lease::Held) => {
-                    own.revision = record.revision;
-                    // When it was written is not known, so it says nothing about until when we hold it.
-                    own.tried = own.renewed;
-                }
-                _ => self.lost(),
-            },
-            Ok(None) => self.remake().await,
-            Err(error) => self.warn(&error, "lease not read back"),
+        let record = match self.buckets.leases.get(&own.key, deadline()).await {
+            Ok(Some(record)) => record,
+            Ok(None) => return self.write_again().await,
+            Err(error) => return self.warn(&error, "lease not read back"),
+        };
+        if record.value.as_deref().and_then(Lease::parse) != Some(Lease::Held) {
+            return self.lost();
+        }
+        let is_of_before = record.revision < own.revision;
+        own.revision = record.revision;
+        match own.unacknowledged {
+            _ if is_of_before => {
+                tracing::warn!(lease = %own.id, "the fleet's state is one of before");
+                self.forget_others();
+                self.inner.registry.rewrite();
+            }
+            // Nobody else renews it, and it was not sent before this.
+            Some(sent) => self.renewed(sent),
+            None => {}
+        }
+        if let Some(own) = &mut self.own {
+            own.tried = own.renewed;
         }
     }
 
-    /// A bucket was made anew, or is to be: everything that is ours is written again. Who had taken us
-    /// over would have left a word; only after a very long sleep may that be gone again.
-    async fn remake(&mut self) {
+    /// Looks whether the buckets are those that have what is ours, and writes into new ones what the old
+    /// ones had.
+    async fn check_buckets(&mut self) {
+        if self.own.is_none() {
+            return;
+        }
+        let found = match self.ensure().await {
+            Ok(found) => found,
+            Err(error) => return self.warn(&error, "the fleet's state not looked at"),
+        };
+        self.checked = Some(Instant::now());
+        if found.leases != self.made.leases {
+            self.made.leases = found.leases;
+            self.write_again().await;
+        }
+        if found.connections != self.made.connections {
+            self.made.connections = found.connections;
+            tracing::warn!("the bucket of connections was made anew");
+            self.has_adopted = false;
+            self.inner.registry.rewrite();
+        }
+    }
+
+    /// Writes the lease into a bucket that has none of ours. Who had taken us over would have left a
+    /// word; only after a very long sleep may that be gone again.
+    async fn write_again(&mut self) {
         let Some(own) = &self.own else { return };
         if own.renewed.elapsed() >= REMEMBERED_FOR / 2 {
             return self.lost();
         }
-        let (id, sent) = (own.id, Instant::now());
-        match self.make(id).await {
-            Ok(revision) => {
-                tracing::warn!(lease = %id, "the fleet's state was made anew");
-                self.own = Some(Own { id, key: id.key(), revision, renewed: sent, tried: sent });
-                self.observer.clear();
-                self.seen = Revision::NONE;
-                self.has_adopted = false;
-                self.renewed(sent);
+        let lease = own.id;
+        match self.write(lease).await {
+            Ok(()) => {
+                tracing::warn!(%lease, "the bucket of leases was made anew");
+                self.forget_others();
             }
-            // The lease is there: only the other bucket was not.
+            // What is there, the next renewal will find.
             Err(StoreError::Conflict) => {}
-            Err(error) => return self.warn(&error, "the fleet's state cannot be made anew"),
+            Err(error) => self.warn(&error, "lease not written again"),
         }
-        self.inner.registry.rewrite();
+    }
+
+    /// What was seen of the others was in another bucket.
+    fn forget_others(&mut self) {
+        self.observer.clear();
+        self.seen = Revision::NONE;
+        self.has_adopted = false;
     }
 
     /// Another node has taken us over: our connections are no longer ours.
@@ -262,20 +344,21 @@ impl Keeper {
             self.former.push(own.id);
         }
         self.close_lost();
-        self.observer.clear();
-        self.seen = Revision::NONE;
+        self.forget_others();
     }
 
     fn close_lost(&mut self) {
         self.inner.fence.close();
-        self.takeovers.cancel();
-        self.takeovers = CancellationToken::new();
+        self.stop_takeovers.cancel();
+        self.stop_takeovers = CancellationToken::new();
+        self.takeovers.clear();
         let close = Close::with_code(Cause::NodeLost, Cause::Evicted.code());
         for peer in self.inner.registry.lose() {
             let hub = self.inner.table.hub(&peer.route.hub);
             let members = hub.map(|hub| hub.members(&Target::Connection(peer.id)));
             members.iter().flatten().for_each(|member| member.handle.cut(close.clone()));
         }
+        self.inner.quotas.lose();
     }
 
     /// Tells who is alive, as long as we know.
@@ -291,10 +374,11 @@ impl Keeper {
 
     /// The node stops. What it has not finished itself, takeovers included, is for others.
     async fn give_back(&mut self) {
-        self.takeovers.cancel();
+        self.stop_takeovers.cancel();
+        self.inner.fence.close();
         if let Some(own) = &self.own {
             let lease = match self.inner.registry.len() {
-                0 => Lease::Finished,
+                0 if self.inner.quotas.is_idle() => Lease::Finished,
                 _ => Lease::Released,
             };
             let (key, value) = (&own.key, lease.to_json());
@@ -318,6 +402,12 @@ impl Keeper {
         if let Some(left_out) = self.trouble.admit(Instant::now()) {
             tracing::warn!(%error, left_out, "{what}");
         }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop_takeovers.cancel();
     }
 }
 

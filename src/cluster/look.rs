@@ -13,6 +13,8 @@ use crate::nats::{Revision, StoreError};
 impl Keeper {
     /// Looks at what has become of all leases.
     pub(super) async fn look(&mut self) {
+        // Before the leases are read: one that ends its takeover later is finished by then.
+        self.takeovers.retain(|_, takeover| !takeover.is_finished());
         loop {
             let page = match self.buckets.leases.changes(self.seen, None, deadline()).await {
                 Ok(page) => page,
@@ -44,6 +46,7 @@ impl Keeper {
             self.alive.set(self.observer.alive(own.id, now));
         }
         self.take_dead().await;
+        self.go_on();
         if !self.has_adopted && self.observer.is_steady(Instant::now()) {
             self.adopt().await;
         }
@@ -80,14 +83,22 @@ impl Keeper {
         }
     }
 
+    /// Begins again what is ours to finish and nobody does: the answer that it was taken was lost, or
+    /// its task ended early.
+    fn go_on(&mut self) {
+        let Some(own) = self.own.as_ref().map(|own| own.id) else { return };
+        for (id, revision) in self.observer.taken_by(own) {
+            if !self.takeovers.contains_key(&id) {
+                self.finish(id, Some(revision));
+            }
+        }
+    }
+
     /// Takes over entries that no lease stands for: the leases were lost, and their nodes with them, for
-    /// one that lives writes its own again. While others live, they have done this.
+    /// one that lives writes its own again.
     async fn adopt(&mut self) {
         self.has_adopted = true;
         let Some(own) = self.own.as_ref().map(|own| own.id) else { return };
-        if self.observer.nodes(Instant::now()).iter().any(|node| *node != own.node) {
-            return;
-        }
         let orphans = match self.orphans().await {
             Ok(orphans) => orphans,
             Err(error) => {
@@ -100,7 +111,10 @@ impl Keeper {
             match self.buckets.leases.create(&id.key(), taken, deadline()).await {
                 Ok(revision) => self.taken(id, revision),
                 Err(StoreError::Conflict) => {}
-                Err(error) => return self.warn(&error, "orphans not adopted"),
+                Err(error) => {
+                    self.has_adopted = false;
+                    return self.warn(&error, "orphans not adopted");
+                }
             }
         }
     }
@@ -120,23 +134,24 @@ impl Keeper {
         }
     }
 
-    fn taken(&self, id: LeaseId, revision: Revision) {
+    fn taken(&mut self, id: LeaseId, revision: Revision) {
         tracing::warn!(lease = %id, "took over a node's connections");
-        self.inner.leases_taken.inc();
+        self.inner.metrics.leases_taken_over().inc();
         self.finish(id, Some(revision));
     }
 
-    fn finish(&self, lease: LeaseId, revision: Option<Revision>) {
+    fn finish(&mut self, lease: LeaseId, revision: Option<Revision>) {
         let (inner, buckets) = (Arc::clone(&self.inner), self.buckets.clone());
-        let stop = self.takeovers.clone();
+        let stop = self.stop_takeovers.clone();
         let takeover = Takeover { inner: Arc::clone(&inner), buckets, lease, revision };
         let node = inner.tasks.clone();
-        inner.tasks.spawn("takeover", async move {
+        let task = inner.tasks.spawn("takeover", async move {
             tokio::select! {
                 () = node.stopping() => {}
                 () = stop.cancelled() => {}
                 () = takeover.run() => {}
             }
         });
+        self.takeovers.insert(lease, task);
     }
 }

@@ -92,6 +92,13 @@ impl Observer {
         dead.map(|(id, seen)| (*id, seen.revision)).collect()
     }
 
+    /// The leases that `own` has to finish, with their revisions.
+    pub(super) fn taken_by(&self, own: LeaseId) -> Vec<(LeaseId, Revision)> {
+        let is_ours = |seen: &Seen| seen.lease == Lease::Taken { by: own };
+        let taken = self.leases.iter().filter(|(_, seen)| is_ours(seen));
+        taken.map(|(id, seen)| (*id, seen.revision)).collect()
+    }
+
     /// All leases, each with whether its holder is alive, as far as `own` can tell.
     pub(super) fn alive(&self, own: LeaseId, now: Instant) -> HashMap<LeaseId, bool> {
         let is_alive = |id: &LeaseId, seen: &Seen| {
@@ -237,6 +244,8 @@ mod tests {
         scene.note(4, Lease::Taken { by: own }, 0);
         scene.renew(0..=15);
         assert_eq!(scene.dead(15), [2], "its taker is not known to be dead");
+        let ours: Vec<_> = scene.observer.taken_by(own).iter().map(|(id, _)| id.number).collect();
+        assert_eq!(ours, [4]);
         scene.note(2, Lease::Taken { by: own }, 15);
         assert_eq!(scene.dead(15), [3]);
         scene.observer.gone(other);

@@ -366,6 +366,16 @@ impl Entry {
         self.item.lock().is_lost
     }
 
+    /// Waits until this node may speak for the connection. Cancel safe.
+    pub(super) async fn may_speak(&self) {
+        self.registry.fence.opened().await;
+    }
+
+    /// Whether this node may speak for the connection now.
+    pub(super) fn is_spoken_for(&self) -> bool {
+        !self.registry.fence.is_shut()
+    }
+
     /// The connection has ended, and its backend is told.
     pub(super) fn end(&self, ended: &Ended) {
         let ended = EndRecord::of(ended, SystemTime::now());
@@ -380,7 +390,8 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if !self.is_left {
+        // After a panic nobody knows whether its backend was told; others tell it once this node is gone.
+        if !self.is_left && !std::thread::panicking() {
             self.registry.change(&self.item, |state| state.is_gone = true);
         }
     }

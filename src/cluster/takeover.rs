@@ -37,6 +37,8 @@ const STALE_LOOKS: u32 = 100;
 const AT_ONCE: usize = 256;
 /// How long it stays known that a lease is finished: for a node that was frozen for as long.
 pub(super) const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// How long each event is offered at the least.
+const LEAST_OFFERED_FOR: Duration = Duration::from_secs(60);
 /// How often a route is looked for that this node does not have.
 const ROUTE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -76,12 +78,14 @@ impl Takeover {
             if all.is_empty() {
                 break;
             }
+            // Those of routes that nobody has may take long.
+            all.sort_by_cached_key(|record| !self.is_of_a_route(record));
             let all: Vec<_> = all.iter().map(|record| self.tell(record, give_up)).collect();
             let told: Vec<_> = stream::iter(all).buffer_unordered(AT_ONCE).collect().await;
             told.into_iter().collect::<Result<(), StoreError>>()?;
         }
         connections.forget(&barrier, None, deadline()).await?;
-        self.inner.quotas.forget(self.lease).await;
+        self.inner.quotas.forget(self.lease).await?;
         if let Some(revision) = self.revision {
             let (key, value) = (self.lease.key(), Lease::Finished.to_json());
             let leases = &self.buckets.leases;
@@ -111,7 +115,7 @@ impl Takeover {
         let Some((route, relay)) = self.way(record, give_up).await else {
             let (hub, route) = (&*record.hub, &*record.route);
             tracing::warn!(connection = %id, hub, route, "no such route, disconnected is not told");
-            return;
+            return self.inner.metrics.disconnect_event(Told::GivenUp.as_str());
         };
         let now = SystemTime::now();
         let (peer, ended) = (Arc::new(record.peer(id, route)), record.ended(now));
@@ -129,6 +133,8 @@ impl Takeover {
         // Its own node has offered it for some of the time.
         let age = record.ended.as_ref().map_or(0, |ended| millis(now).saturating_sub(ended.at));
         let give_up = give_up.checked_sub(Duration::from_millis(age)).unwrap_or(give_up);
+        // Clocks of nodes differ, and no worker may have been there while it waited for its turn.
+        let give_up = give_up.max(Instant::now() + LEAST_OFFERED_FOR);
         // The last number is not known.
         let event = Event {
             peer,
@@ -138,6 +144,7 @@ impl Takeover {
             trace: Trace::start(),
             body: EventBody::Disconnected(ended),
         };
+        self.inner.fence.opened().await;
         let told: Told = farewell::tell(&relay, &event, give_up).await;
         told.count(&relay, &event);
     }
@@ -150,6 +157,11 @@ impl Takeover {
                 way => return way,
             }
         }
+    }
+
+    fn is_of_a_route(&self, stored: &nats::Record) -> bool {
+        let record = stored.value.as_deref().and_then(Record::parse);
+        record.is_none_or(|record| self.inner.ways.find(&record.hub, &record.route).is_some())
     }
 
     /// The connection that a key is of.

@@ -10,7 +10,7 @@ use crate::config::{AuthMode, Backend, Limits, Route};
 use crate::event::{Ended, Event, EventBody, Trace};
 use crate::limits::Permits;
 use crate::nats::testing::{NatsServer, until, within};
-use crate::nats::{Key, Nats, Record};
+use crate::nats::{Key, Nats, Record, Revision};
 use crate::relay::{Hold, Relay};
 
 /// One node, without its doors.
@@ -192,6 +192,141 @@ async fn a_bucket_that_is_lost_is_made_and_written_again() {
     assert_eq!(leases.len(), 1);
     assert_eq!(leases[0].key, format!("{}-1", node.id));
     assert!(!node.cluster.fence().is_shut());
+    node.tasks.stop();
+}
+
+#[tokio::test]
+async fn a_bucket_that_another_node_has_made_anew_is_written_again() {
+    let (_folder, server) = jetstream();
+    let node = Node::start(&server).await;
+    let (_, _entry) = node.client("alice").await;
+    let jetstream = async_nats::jetstream::new(server.client().await);
+    jetstream.delete_stream("KV_moorline_connections").await.unwrap();
+    node.store.bucket("connections").ensure(within(10)).await.unwrap();
+    let deadline = within(30);
+    while node.entries().await.is_empty() {
+        assert!(Instant::now() < deadline);
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!node.cluster.fence().is_shut());
+    node.tasks.stop();
+}
+
+#[tokio::test]
+async fn a_lease_of_before_is_renewed_like_any() {
+    let (_folder, server) = jetstream();
+    let (one, two) = (Node::start(&server).await, Node::start(&server).await);
+    let (_, entry) = one.client("alice").await;
+    // The revisions are far on, and then those of a younger bucket.
+    let lease = Key::of(&[&format!("{}-1", one.id)]);
+    let leases = one.store.bucket("nodes");
+    let filler = Key::of(&["filler"]);
+    for _ in 0..100 {
+        leases.put(&filler, "".into(), within(10)).await.unwrap();
+    }
+    let newest = async |least: Revision| {
+        let deadline = within(20);
+        loop {
+            let record = leases.get(&lease, within(10)).await;
+            if let Ok(Some(record)) = record
+                && record.value == Some(lease::Lease::Held.to_json())
+                && record.revision > least
+            {
+                return record.revision;
+            }
+            assert!(Instant::now() < deadline);
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let before = newest(Revision::test(100)).await;
+    let jetstream = async_nats::jetstream::new(server.client().await);
+    jetstream.delete_stream("KV_moorline_nodes").await.unwrap();
+    leases.ensure(within(10)).await.unwrap();
+    let held = lease::Lease::Held.to_json();
+    let written = leases.put(&lease, held, within(10)).await.unwrap();
+    assert!(written < before);
+    newest(written).await;
+    // The other one sees it renewed, so nobody is dead.
+    until("both are known", || two.roster.nodes().is_some_and(|nodes| nodes.len() == 2)).await;
+    assert!(!entry.is_lost() && !one.cluster.fence().is_shut());
+    assert_eq!(two.metrics.leases_taken_over().get(), 0);
+    one.tasks.stop();
+    two.tasks.stop();
+}
+
+#[tokio::test]
+async fn what_was_taken_without_an_answer_is_finished_all_the_same() {
+    let (_folder, server) = jetstream();
+    let node = Node::start(&server).await;
+    // A node that died, and the word that this one takes its connections over.
+    let dead = lease::LeaseId { node: NodeId::random(), number: 1 };
+    let peer = Peer::on(route(), Some("alice"));
+    let id = crate::id::ConnectionId::random(dead.node);
+    let text = id.to_string();
+    let key = [&dead.to_string(), text.split_once('.').unwrap().0, text.split_once('.').unwrap().1];
+    let entry = record::Record::of(&peer, None).to_json();
+    node.store.bucket("connections").put(&Key::of(&key), entry, within(10)).await.unwrap();
+    let mut told = worker(server.client().await);
+    let by = lease::LeaseId { node: node.id, number: 1 };
+    let taken = lease::Lease::Taken { by }.to_json();
+    node.store.bucket("nodes").put(&dead.key(), taken, within(10)).await.unwrap();
+    let next = timeout_at(within(30), told.recv()).await.unwrap().unwrap();
+    assert_eq!(next, [format!("{id}-end"), "alice".to_owned(), "node-lost".to_owned()]);
+    node.tasks.stop();
+}
+
+#[tokio::test]
+async fn entries_that_no_lease_stands_for_are_adopted_though_others_are_alive() {
+    let (_folder, server) = jetstream();
+    let one = Node::start(&server).await;
+    let two = Node::start(&server).await;
+    let node = NodeId::random();
+    let id = crate::id::ConnectionId::random(node).to_string();
+    let (first, second) = id.split_once('.').unwrap();
+    let entry = record::Record::of(&Peer::on(route(), Some("alice")), None).to_json();
+    let key = Key::of(&[&format!("{node}-1"), first, second]);
+    one.store.bucket("connections").put(&key, entry, within(10)).await.unwrap();
+    let mut told = worker(server.client().await);
+    let next = timeout_at(within(60), told.recv()).await.unwrap().unwrap();
+    assert_eq!(next, [format!("{id}-end"), "alice".to_owned(), "node-lost".to_owned()]);
+    one.tasks.stop();
+    two.tasks.stop();
+}
+
+#[tokio::test]
+async fn an_end_that_there_is_no_place_for_leaves_no_entry() {
+    let (_folder, server) = jetstream();
+    let mut node = Node::start(&server).await;
+    node.farewells.places = Permits::new(0);
+    let (peer, entry) = node.client("alice").await;
+    let event = disconnected(&peer, Close::of(Cause::Client));
+    node.farewells.deliver(&node.relay, &event, Some(entry)).await;
+    until("the entry is taken out", || node.metrics.registry_entries().get() == 0).await;
+    assert!(node.entries().await.is_empty());
+    node.tasks.stop();
+}
+
+#[tokio::test]
+async fn a_node_that_may_not_speak_for_its_connections_waits_with_their_ends() {
+    let (_folder, server) = jetstream();
+    let node = Node::start(&server).await;
+    let (peer, entry) = node.client("alice").await;
+    let mut told = worker(server.client().await);
+    // It cannot renew its lease, so messages have no outcome; nobody takes it over, though.
+    let message = || {
+        let body = EventBody::Message(crate::message::Message::text("hi"));
+        Event { body, ..disconnected(&peer, Close::of(Cause::Client)) }
+    };
+    node.cluster.fence().close();
+    assert_eq!(node.relay.request(message()).await, crate::event::Outcome::Unavailable);
+    let event = disconnected(&peer, Close::of(Cause::Client));
+    let mut delivery = std::pin::pin!(node.farewells.deliver(&node.relay, &event, Some(entry)));
+    tokio::select! {
+        () = &mut delivery => panic!("told without a lease"),
+        () = node.cluster.fence().opened() => {}
+    }
+    delivery.await;
+    assert_eq!(told.recv().await.unwrap()[2], "client");
     node.tasks.stop();
 }
 

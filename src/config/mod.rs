@@ -42,7 +42,9 @@ pub use network::Network;
 pub use plan::{
     ConnectionRates, DEFAULT_PLAN, InboundRates, LimitAction, Plan, Rate, Rates, UserRates,
 };
-pub use route::{AuthMode, Backend, EventKind, OnFailure, Outbox, RefuseMode, Route, WhenFull};
+pub use route::{
+    Actions, AuthMode, Backend, EventKind, OnFailure, Outbox, RefuseMode, Route, WhenFull,
+};
 pub use schema::schema;
 pub use secret::SecretSource;
 pub use units::{Period, Size};

@@ -44,6 +44,9 @@ pub struct Route {
     /// Which events are sent. Default: `[message]`.
     #[serde(default = "default_events")]
     pub events: Vec<EventKind>,
+    /// Messages that go to places of their own at the backend, by what they say they are. Default: none.
+    #[serde(default)]
+    pub actions: Actions,
     /// Request headers that the connect event carries, beside none by default. Credentials
     /// (`Authorization`, `Cookie`) only pass when they are named here.
     #[serde(default)]
@@ -139,6 +142,18 @@ pub enum Backend {
     Echo(bool),
 }
 
+/// Routing by content: a text message that is JSON and has one of these names at `pointer` goes to the
+/// place of that name instead of the one of all messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Actions {
+    /// Where the name is: a JSON pointer (RFC 6901). Default: `/action`.
+    pub pointer: String,
+    /// The names that have a place of their own, at most 256, each 1 to 64 of `A-Z a-z 0-9 _ -`.
+    /// Default: none.
+    pub names: Vec<String>,
+}
+
 /// The events of the contract with backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -181,6 +196,7 @@ impl Route {
             subprotocols: Vec::new(),
             backend: Backend::default(),
             events: default_events(),
+            actions: Actions::default(),
             forward_headers: Vec::new(),
             request_timeout: default_request_timeout(),
             hold: default_hold(),
@@ -243,6 +259,12 @@ impl WhenFull {
             Self::Close => "close",
             Self::DropOldest => "drop-oldest",
         }
+    }
+}
+
+impl Default for Actions {
+    fn default() -> Self {
+        Self { pointer: "/action".to_owned(), names: Vec::new() }
     }
 }
 

@@ -35,6 +35,7 @@ pub struct Metrics {
     groups: IntGauge,
     registry_entries: IntGauge,
     leases_taken_over: IntCounter,
+    user_slots_left_out: IntCounter,
     users: IntGauge,
     pushes: IntCounterVec,
     push_deliveries: IntCounterVec,
@@ -135,6 +136,17 @@ impl Metrics {
     #[must_use]
     pub fn leases_taken_over(&self) -> &IntCounter {
         &self.leases_taken_over
+    }
+
+    /// Slots of users for which there was no room on their way back.
+    #[must_use]
+    pub fn user_slots_left_out(&self) -> &IntCounter {
+        &self.user_slots_left_out
+    }
+
+    /// Counts an event of the end of a connection on a route that this node does not have.
+    pub fn disconnect_event(&self, result: &str) {
+        self.disconnect_events.with_label_values(&[result]).inc();
     }
 
     /// Users that have connections to this node.

@@ -117,6 +117,12 @@ impl Subjects {
         Subject(format!("{}.{hub}.in.{}", self.prefix, kind.as_str()).into())
     }
 
+    /// Where workers take the hub's messages of this action, a name of one token.
+    #[must_use]
+    pub fn action(&self, hub: &HubName, action: &str) -> Subject {
+        Subject(format!("{}.{hub}.in.message.{action}", self.prefix).into())
+    }
+
     /// To a connection.
     #[must_use]
     pub fn connection(&self, hub: &HubName, channel: Channel, id: ConnectionId) -> Subject {

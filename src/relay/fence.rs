@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, sleep};
 
 /// Open until a time that its keeper moves on. Clones share it.
 #[derive(Debug, Clone)]
@@ -16,6 +16,9 @@ struct Inner {
     /// Milliseconds after the start.
     open_until: AtomicU64,
 }
+
+/// How often it is looked whether it is open again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Fence {
     /// One that is never shut: the node need not share its connections' ends with others.
@@ -56,6 +59,13 @@ impl Fence {
         }
     }
 
+    /// Waits until it is open. Cancel safe.
+    pub async fn opened(&self) {
+        while self.is_shut() {
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
     fn at(open_until: u64) -> Self {
         Self(Arc::new(Inner { start: Instant::now(), open_until: AtomicU64::new(open_until) }))
     }
@@ -77,6 +87,12 @@ mod tests {
         assert!(!fence.is_shut());
         fence.close();
         assert!(fence.is_shut());
+        let opens = async {
+            sleep(Duration::from_secs(3)).await;
+            fence.extend(Instant::now() + Duration::from_secs(1));
+        };
+        tokio::join!(opens, fence.opened());
+        assert!(!fence.is_shut());
         fence.throw_open();
         tokio::time::advance(Duration::from_secs(1 << 32)).await;
         assert!(!fence.is_shut());

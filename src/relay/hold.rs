@@ -20,10 +20,12 @@ use crate::task::Backoff;
 #[derive(Debug, Clone)]
 pub struct Hold {
     budget: Arc<Budget>,
-    /// By subject. Routes keep their lines alive; an entry of a route that is gone is empty. Held
-    /// only while a route is made.
-    lines: Arc<Mutex<HashMap<String, Weak<Line>>>>,
+    /// By subject, and whether a fence stops those who wait. Routes keep their lines alive; an entry of
+    /// a route that is gone is empty. Held only while a route is made.
+    lines: Arc<Mutex<Lines>>,
 }
+
+type Lines = HashMap<(String, bool), Weak<Line>>;
 
 #[derive(Debug)]
 struct Budget {
@@ -81,15 +83,17 @@ impl Hold {
         self.budget.max.store(max, Ordering::Relaxed);
     }
 
-    /// The line of those who wait on `subject`, the same for every route that sends there.
-    pub(super) fn line(&self, subject: &Subject) -> Arc<Line> {
+    /// The line of those who wait on `subject`, the same for every route that sends there; but who is
+    /// stopped by a fence must not stand before those who are not.
+    pub(super) fn line(&self, subject: &Subject, is_fenced: bool) -> Arc<Line> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = lines.get(subject.as_str()).and_then(Weak::upgrade) {
+        let key = (subject.as_str().to_owned(), is_fenced);
+        if let Some(line) = lines.get(&key).and_then(Weak::upgrade) {
             return line;
         }
         lines.retain(|_, line| line.strong_count() > 0);
         let line = Arc::new(Line::new(Arc::clone(&self.budget)));
-        lines.insert(subject.as_str().to_owned(), Arc::downgrade(&line));
+        lines.insert(key, Arc::downgrade(&line));
         line
     }
 
@@ -211,9 +215,12 @@ mod tests {
     use crate::nats::Subjects;
     use futures_util::FutureExt;
 
+    fn subject() -> Subject {
+        Subjects::new("moorline").unwrap().event(&HubName::default(), EventKind::Message)
+    }
+
     fn line(hold: &Hold) -> Arc<Line> {
-        let subjects = Subjects::new("moorline").unwrap();
-        hold.line(&subjects.event(&HubName::default(), EventKind::Message))
+        hold.line(&subject(), false)
     }
 
     fn has_turn(place: &Place) -> bool {
@@ -288,6 +295,7 @@ mod tests {
         let hold = Hold::new(1);
         let (a, b) = (line(&hold), line(&hold));
         assert!(Arc::ptr_eq(&a, &b));
+        assert!(!Arc::ptr_eq(&a, &hold.line(&subject(), true)), "the fence is for some only");
         drop((a, b));
         let _c = line(&hold);
         assert_eq!(hold.lines.lock().unwrap().len(), 1);

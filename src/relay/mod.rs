@@ -1,6 +1,7 @@
 //! From an event to its one outcome, by whichever backend the route has. Sees neither hub nor
 //! connection: the handshake calls it for a connect event, a connection for its messages.
 
+mod actions;
 mod cloudevent;
 mod reply;
 mod hold;

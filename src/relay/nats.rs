@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::actions::Actions;
 use super::hold::{Hold, Line, Place};
 use super::measure::{Held, Measure};
 use super::{Fence, RelayError, cloudevent, reply};
 use crate::config::{Backend, EventKind, Route};
-use crate::event::{Event, Outcome, Refusal};
+use crate::event::{Event, EventBody, Outcome, Refusal};
 use crate::nats::{LogLimit, Nats, Pending, Reply, RequestError, Subject, Subjects};
 
 /// Workers behind NATS.
@@ -21,9 +22,9 @@ pub struct NatsRelay {
     connect: Way,
     connected: Way,
     message: Way,
+    /// The messages that have a subject of their own.
+    actions: Actions<Way>,
     disconnected: Way,
-    /// Whether the node may speak for the route's connections; none where nobody else would.
-    fence: Option<Fence>,
     /// How long an event waits for a backend to appear.
     hold: Duration,
     /// How long a backend may take to answer.
@@ -39,6 +40,9 @@ pub struct NatsRelay {
 struct Way {
     subject: Subject,
     line: Arc<Line>,
+    /// Whether the node may speak for the route's connections; none where nobody else would, and for
+    /// the last event, which others tell as well.
+    fence: Option<Fence>,
 }
 
 /// An event on its way.
@@ -74,17 +78,21 @@ impl NatsRelay {
                 .map_err(|source| RelayError::Prefix { route: name(), source })?,
             _ => nats.subjects().clone(),
         };
-        let way = |kind| {
-            let subject = subjects.event(&route.hub, kind);
-            Way { line: hold.line(&subject), subject }
+        let way_to = |kind, subject: Subject| {
+            let is_fenced = kind != EventKind::Disconnected && route.wants(EventKind::Disconnected);
+            let line = hold.line(&subject, is_fenced);
+            Way { subject, line, fence: is_fenced.then(|| fence.clone()) }
         };
+        let way = |kind| way_to(kind, subjects.event(&route.hub, kind));
         Ok(Self {
             nats: nats.clone(),
             connect: way(EventKind::Connect),
             connected: way(EventKind::Connected),
             message: way(EventKind::Message),
+            actions: Actions::new(&route.actions, |action| {
+                way_to(EventKind::Message, subjects.action(&route.hub, action))
+            }),
             disconnected: way(EventKind::Disconnected),
-            fence: route.wants(EventKind::Disconnected).then(|| fence.clone()),
             hold: route.hold.get(),
             request_timeout: route.request_timeout.get(),
             route: name(),
@@ -100,7 +108,7 @@ impl NatsRelay {
     /// Cancel safe in that dropping the future leaves nothing behind.
     pub(super) async fn request(&self, event: &Event, measure: &mut Measure<'_>) -> Outcome {
         let until = Instant::now() + self.hold;
-        let asked = Asked { way: self.way(event.kind()), event, data: event.body.data() };
+        let asked = Asked { way: self.way(&event.body), event, data: event.body.data() };
         // While others wait on the subject, a newcomer stands behind them and does not overtake.
         if asked.way.line.is_empty() || self.hold.is_zero() {
             match self.try_once(&asked, measure).await {
@@ -203,7 +211,7 @@ impl NatsRelay {
         deadline: Instant,
         measure: &mut Measure<'_>,
     ) -> Result<Pending, Tried> {
-        if self.fence.as_ref().is_some_and(Fence::is_shut) {
+        if asked.way.fence.as_ref().is_some_and(Fence::is_shut) {
             return Err(Tried::NotProcessed);
         }
         if asked.event.peer.is_disowned() {
@@ -268,12 +276,12 @@ impl NatsRelay {
         Tried::Done(Outcome::Overloaded)
     }
 
-    fn way(&self, kind: EventKind) -> &Way {
-        match kind {
-            EventKind::Connect => &self.connect,
-            EventKind::Connected => &self.connected,
-            EventKind::Message => &self.message,
-            EventKind::Disconnected => &self.disconnected,
+    fn way(&self, event: &EventBody) -> &Way {
+        match event {
+            EventBody::Connect(_) => &self.connect,
+            EventBody::Connected => &self.connected,
+            EventBody::Message(message) => self.actions.place(message).unwrap_or(&self.message),
+            EventBody::Disconnected(_) => &self.disconnected,
         }
     }
 }

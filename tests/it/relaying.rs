@@ -282,6 +282,32 @@ async fn all_events_of_a_connection_come_in_order() {
 }
 
 #[tokio::test]
+async fn a_message_comes_on_the_subject_of_its_action() {
+    let nats = NatsServer::start().await;
+    let node = node_with(&nats, ", actions: {pointer: /do, names: [join, say]}").await;
+    let name =
+        |message: &async_nats::Message| message.subject.rsplit('.').next().unwrap().to_owned();
+    let _one = Worker::start(&nats, "moorline.default.in.message.join", move |message| {
+        Answer::payload(format!("one: {}", name(message)))
+    })
+    .await;
+    let _others = Worker::start(&nats, "moorline.default.in.message", move |message| {
+        Answer::payload(format!("others: {}", name(message)))
+    })
+    .await;
+    let _two = Worker::start(&nats, "moorline.default.in.message.say", move |message| {
+        Answer::payload(format!("two: {}", name(message)))
+    })
+    .await;
+    let mut client = Client::connect(node.ws()).await;
+    assert_eq!(client.ask(r#"{"do": "join"}"#).await, "one: join");
+    assert_eq!(client.ask(r#"{"n": 1, "do": "say"}"#).await, "two: say");
+    for other in [r#"{"do": "leave"}"#, r#"{"action": "join"}"#, "join", r#"{"do": "join""#] {
+        assert_eq!(client.ask(other).await, "others: message", "{other}");
+    }
+}
+
+#[tokio::test]
 async fn disconnected_is_offered_until_a_worker_accepts_it() {
     let nats = NatsServer::start().await;
     let node = node_with(&nats, ", hold: 0s, events: [disconnected]").await;

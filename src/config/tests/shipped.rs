@@ -114,6 +114,7 @@ fn examples_of_what_has_a_default_show_it() {
         origins: Vec::new(),
         subprotocols: Vec::new(),
         forward_headers: Vec::new(),
+        actions: crate::config::Actions { names: Vec::new(), ..shown.actions },
         groups: Vec::new(),
         heartbeat: None,
         ..shown

@@ -1,12 +1,12 @@
 //! Rules of the routes, alone and among each other, and of what they need from other sections.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use http::HeaderName;
 
 use super::{Findings, MINUTE, is_line, is_token, nats, node, origin, path};
 use crate::config::{
-    AuthMode, Backend, Config, DEFAULT_PLAN, OnFailure, Period, Route, Size,
+    self, AuthMode, Backend, Config, DEFAULT_PLAN, OnFailure, Period, Route, Size,
     error::{nearest, quoted},
 };
 
@@ -60,6 +60,7 @@ fn check_one(config: &Config, route: &Route, at: &str, findings: &mut Findings) 
     }
     subprotocols(config, route, at, findings);
     backend(config, route, at, findings);
+    actions(route, at, findings);
     for (i, name) in route.forward_headers.iter().enumerate() {
         if let Err(message) = forwarded(name) {
             findings.refuse(&format!("{at}.forward_headers[{i}]"), message);
@@ -185,6 +186,44 @@ fn backend(config: &Config, route: &Route, at: &str, findings: &mut Findings) {
             );
         }
     }
+}
+
+/// The names become tokens of subjects and segments of paths.
+fn actions(route: &Route, at: &str, findings: &mut Findings) {
+    let config::Actions { pointer, names } = &route.actions;
+    findings.need(
+        is_pointer(pointer),
+        &format!("{at}.actions.pointer"),
+        "expected a JSON pointer (RFC 6901) as `/action` or `/data/type`, of at most 256 bytes",
+    );
+    findings.need(
+        names.len() <= 256,
+        &format!("{at}.actions.names"),
+        &format!("expected at most 256 names, found {}", names.len()),
+    );
+    findings.need(
+        names.is_empty() || !matches!(route.backend, Backend::Echo(_)),
+        &format!("{at}.actions.names"),
+        "the echo answers all messages in one place",
+    );
+    let mut seen = HashSet::new();
+    for (i, name) in names.iter().enumerate() {
+        let path = format!("{at}.actions.names[{i}]");
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
+        if !(1..=64).contains(&name.len()) || !name.bytes().all(is_plain) {
+            let message = format!("expected 1 to 64 of A-Z a-z 0-9 _ -, found {}", quoted(name));
+            findings.refuse(&path, message);
+        } else if !seen.insert(name) {
+            findings.refuse(&path, format!("{} is listed twice", quoted(name)));
+        }
+    }
+}
+
+fn is_pointer(text: &str) -> bool {
+    let mut escapes = text.split('~').skip(1);
+    text.len() <= 256
+        && (text.is_empty() || text.starts_with('/'))
+        && escapes.all(|rest| rest.starts_with(['0', '1']))
 }
 
 /// Whether the header may be shown to a backend: not one that belongs to the hop, to the handshake,
