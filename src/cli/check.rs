@@ -208,7 +208,7 @@ async fn jetstream(
         let own = match &route.backend {
             Backend::Nats(prefix) if prefix.is_empty() => Some(nats.subjects().clone()),
             Backend::Nats(prefix) => Subjects::new(prefix).ok(),
-            Backend::Echo(_) => None,
+            Backend::Http(_) | Backend::Echo(_) => None,
         };
         let Some(own) = own else { continue };
         subjects.push(own.event(&route.hub, EventKind::Message));
@@ -246,8 +246,8 @@ fn descriptors(needed: u64, report: &mut Report) {
         Ok((_, hard)) if hard < needed => report.warn(
             "limits",
             format_args!(
-                "max_connections, max_pending and the management listener may need {needed} file \
-                 descriptors, the hard limit is {hard}"
+                "max_connections, max_pending, `upstream` and the management listener may need {needed} \
+                 file descriptors, the hard limit is {hard}"
             ),
         ),
         Ok((_, hard)) => report.ok("limits", format_args!("{hard} file descriptors")),

@@ -62,10 +62,11 @@ pub(super) async fn serve(
 /// Files, NATS and operators need descriptors, too.
 const SPARE_DESCRIPTORS: u64 = 256;
 
-/// The most file descriptors that a node may need: each client takes one, and each stream of a backend.
+/// The most file descriptors that a node may need: each client takes one, and each
+/// stream of a backend and of the upstream.
 pub(super) fn descriptors(config: &Config) -> u64 {
     let backends = config.listeners.management.as_ref().map_or(0, |_| Management::STREAMS);
-    config.limits.clients().saturating_add(backends) as u64 + SPARE_DESCRIPTORS
+    config.descriptors().saturating_add(backends) as u64 + SPARE_DESCRIPTORS
 }
 
 /// The soft limit is often 1,024.
@@ -75,8 +76,8 @@ fn raise_descriptor_limit(needed: u64) {
             tracing::warn!(
                 limit,
                 needed,
-                "file descriptor limit is below what max_connections, max_pending and the management \
-                 listener may need"
+                "file descriptor limit is below what max_connections, max_pending, `upstream` and the \
+                 management listener may need"
             );
         }
         Ok(_) => {}

@@ -76,6 +76,8 @@ impl Record {
             params: Params::default(),
             remote: self.remote,
             subprotocol: self.subprotocol.as_deref().map(Into::into),
+            // Credentials, which are not kept.
+            forwarded: Box::default(),
             since: SystemTime::UNIX_EPOCH + Duration::from_millis(self.since),
             is_disowned: Default::default(),
         }

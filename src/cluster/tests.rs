@@ -11,7 +11,7 @@ use crate::event::{Ended, Event, EventBody, Trace};
 use crate::limits::Permits;
 use crate::nats::testing::{NatsServer, until, within};
 use crate::nats::{Key, Nats, Record, Revision};
-use crate::relay::{Hold, Relay};
+use crate::relay::{Gates, Hold, Relay};
 
 /// One node, without its doors.
 pub(super) struct Node {
@@ -36,7 +36,15 @@ impl Node {
         let roster = Roster::default();
         let cluster = start(&store, JetStream::Required, &table, &roster, &tasks, &metrics);
         let hold = Hold::new(1 << 20);
-        let relay = Relay::new(&route(), Some(&nats), &hold, cluster.fence(), &metrics).unwrap();
+        let relay = Relay::new(
+            &route(),
+            Some(&nats),
+            &Gates::new(&tasks),
+            &hold,
+            cluster.fence(),
+            &metrics,
+        )
+        .unwrap();
         cluster.set_ways([(Arc::new(route()), relay.clone())]);
         timeout_at(within(10), cluster.up()).await.unwrap();
         let farewells = Farewells { tasks: Tasks::new(), places: Permits::new(10) };

@@ -5,7 +5,7 @@
 
 use std::{fs, path::Path};
 
-use super::{Config, Problem, SecretSource, Tls};
+use super::{Backend, Config, Problem, SecretSource, Tls};
 
 impl Config {
     /// Tries each file and variable that the config names. Relative paths start at the working
@@ -45,6 +45,16 @@ impl Config {
                 files.file("jwt.jwks.location", file);
                 files.file("jwt.jwks.ca", jwks.ca.as_ref());
             }
+        }
+        for (i, route) in self.routes.iter().enumerate() {
+            if let Backend::Http(backend) = &route.backend {
+                let at = format!("routes[{i}].backend");
+                files.secret(&format!("{at}.secret_file"), backend.secret_file.as_ref());
+                files.file(&format!("{at}.ca"), backend.ca.as_ref());
+            }
+        }
+        if let Some(upstream) = &self.upstream {
+            files.file("upstream.ca", upstream.ca.as_ref());
         }
         files.0
     }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_PLAN, Heartbeat, Period, Size};
+use super::{Backend, DEFAULT_PLAN, Heartbeat, Period, Size};
 use crate::id::HubName;
 
 /// A path pattern and everything that holds for the connections accepted on it.
@@ -47,10 +47,11 @@ pub struct Route {
     /// Messages that go to places of their own at the backend, by what they say they are. Default: none.
     #[serde(default)]
     pub actions: Actions,
-    /// Request headers that the connect event carries, beside none by default. Credentials
-    /// (`Authorization`, `Cookie`) only pass when they are named here.
+    /// Request headers that the connect event carries. With `auth: connect` and a backend behind HTTP,
+    /// every event repeats them as headers of its own. Default: none, for credentials
+    /// (`Authorization`, `Cookie`) only pass when they are named here; in the latter case those two.
     #[serde(default)]
-    pub forward_headers: Vec<String>,
+    pub forward_headers: Option<Vec<String>>,
     /// How long a backend may take to answer an event. Default: `10s`.
     #[serde(default = "default_request_timeout")]
     pub request_timeout: Period,
@@ -132,16 +133,6 @@ pub enum RefuseMode {
     Close,
 }
 
-/// Where a route's events go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
-pub enum Backend {
-    /// Workers behind NATS, on subjects below this prefix; empty: the prefix of the `nats` section.
-    Nats(String),
-    /// The echo inside moorline, for a first try; `true` is its only value.
-    Echo(bool),
-}
-
 /// Routing by content: a text message that is JSON and has one of these names at `pointer` goes to the
 /// place of that name instead of the one of all messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -197,7 +188,7 @@ impl Route {
             backend: Backend::default(),
             events: default_events(),
             actions: Actions::default(),
-            forward_headers: Vec::new(),
+            forward_headers: None,
             request_timeout: default_request_timeout(),
             hold: default_hold(),
             in_flight: default_in_flight(),
@@ -214,6 +205,22 @@ impl Route {
     #[must_use]
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.path)
+    }
+
+    /// The request headers that its backend sees.
+    #[must_use]
+    pub fn forwarded_headers(&self) -> Vec<&str> {
+        match &self.forward_headers {
+            Some(names) => names.iter().map(String::as_str).collect(),
+            None if self.repeats_headers() => vec!["Cookie", "Authorization"],
+            None => Vec::new(),
+        }
+    }
+
+    /// Whether each event repeats them, so that an HTTP service's own login decides each time.
+    #[must_use]
+    pub fn repeats_headers(&self) -> bool {
+        self.auth == AuthMode::Connect && matches!(self.backend, Backend::Http(_))
     }
 
     /// Whether the backend wants to hear of `kind`.
@@ -271,12 +278,6 @@ impl Default for Actions {
 impl Default for Outbox {
     fn default() -> Self {
         Self { max_bytes: Size::kib(1024), max_messages: 1024, when_full: WhenFull::default() }
-    }
-}
-
-impl Default for Backend {
-    fn default() -> Self {
-        Self::Nats(String::new())
     }
 }
 

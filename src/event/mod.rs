@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-pub use peer::{Certificate, Offer, Params, Peer, TokenFacts};
+pub use peer::{Certificate, Forwarded, Offer, Params, Peer, TokenFacts};
 pub use trace::Trace;
 
 use crate::close::Close;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 use serde::Serialize;
 
 use crate::config::Route;
@@ -32,6 +33,8 @@ pub struct Peer {
     pub remote: SocketAddr,
     /// The selected subprotocol.
     pub subprotocol: Option<Box<str>>,
+    /// The handshake's headers that every event repeats, for an HTTP service's own login.
+    pub forwarded: Forwarded,
     /// When the handshake came.
     pub since: SystemTime,
     /// Whether another node has told its backend of its end.
@@ -51,6 +54,9 @@ pub struct TokenFacts {
 
 /// Names in the route's path pattern and what they stand for, percent-decoded.
 pub type Params = Box<[(Box<str>, Box<str>)]>;
+
+/// Headers as they came.
+pub type Forwarded = Box<[(HeaderName, HeaderValue)]>;
 
 /// What a client shows when it asks to come in; the data of a connect event.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -97,6 +103,7 @@ impl Peer {
             params: Params::default(),
             remote: SocketAddr::from(([127, 0, 0, 1], 1)),
             subprotocol: None,
+            forwarded: Forwarded::default(),
             since: SystemTime::now(),
             is_disowned: AtomicBool::new(false),
         })
@@ -127,6 +134,7 @@ impl Peer {
             params: self.params.clone(),
             remote: self.remote,
             subprotocol,
+            forwarded: self.forwarded.clone(),
             since: self.since,
             is_disowned: AtomicBool::new(self.is_disowned()),
         }

@@ -15,7 +15,7 @@ use crate::event::{Peer, Trace};
 use crate::hub::Table;
 use crate::id::{ConnectionId, NodeId};
 use crate::limits::{Addresses, Meters, Permits, PlanRules, Seat};
-use crate::relay::{Fence, Hold, Relay};
+use crate::relay::{Fence, Gates, Hold, Relay};
 use crate::task::Tasks;
 
 static ROUTE: LazyLock<(Arc<Route>, Relay)> = LazyLock::new(|| {
@@ -23,7 +23,15 @@ static ROUTE: LazyLock<(Arc<Route>, Relay)> = LazyLock::new(|| {
     route.backend = Backend::Echo(true);
     route.events = vec![EventKind::Connected, EventKind::Message, EventKind::Disconnected];
     route.max_message = Size::kib(1);
-    let relay = Relay::new(&route, None, &Hold::new(0), &Fence::open(), &METRICS).unwrap();
+    let relay = Relay::new(
+        &route,
+        None,
+        &Gates::new(&Tasks::new()),
+        &Hold::new(0),
+        &Fence::open(),
+        &METRICS,
+    )
+    .unwrap();
     (Arc::new(route), relay)
 });
 
@@ -62,6 +70,7 @@ fn accepted(table: &Table, places: &Permits) -> Accepted {
         params: Box::default(),
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         subprotocol: None,
+        forwarded: Box::default(),
         since: SystemTime::UNIX_EPOCH,
         is_disowned: Default::default(),
     });

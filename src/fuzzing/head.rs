@@ -17,12 +17,12 @@ use crate::config::{
     AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size, WhenUserFull,
 };
 use crate::connection::Written;
-use crate::edge::{Edge, Proxies, Rules};
+use crate::edge::{Edge, Proxies, Rules, Transport};
 use crate::handshake::{Caller, Door, Doorkeeper, Gate, Plans, Routes};
 use crate::hub::{Fleet, Table};
 use crate::id::NodeId;
 use crate::limits::{Admission, Memory, Pending, Permits, Users};
-use crate::relay::{Fence, Hold, Relay};
+use crate::relay::{Fence, Gates, Hold, Relay};
 use crate::task::Tasks;
 
 /// Every status that a client may see before its connection is open.
@@ -33,7 +33,7 @@ const STATUSES: [u16; 15] =
 static ROUTES: LazyLock<Vec<(Arc<Route>, Relay)>> = LazyLock::new(|| {
     let mut asked = route("/rooms/{room}/{*rest}", AuthMode::Connect);
     asked.events = vec![EventKind::Connect, EventKind::Message, EventKind::Disconnected];
-    asked.forward_headers = vec!["Cookie".to_owned(), "X-Key".to_owned()];
+    asked.forward_headers = Some(vec!["Cookie".to_owned(), "X-Key".to_owned()]);
     let mut told = route("/told", AuthMode::Jwt);
     told.refuse = RefuseMode::Close;
     let all = [
@@ -44,7 +44,15 @@ static ROUTES: LazyLock<Vec<(Arc<Route>, Relay)>> = LazyLock::new(|| {
         route("/", AuthMode::Certificate),
     ];
     let with_relay = |route: Route| {
-        let relay = Relay::new(&route, None, &Hold::new(0), &Fence::open(), &METRICS).unwrap();
+        let relay = Relay::new(
+            &route,
+            None,
+            &Gates::new(&Tasks::new()),
+            &Hold::new(0),
+            &Fence::open(),
+            &METRICS,
+        )
+        .unwrap();
         (Arc::new(route), relay)
     };
     all.map(with_relay).into()
@@ -76,7 +84,7 @@ pub(super) fn answer(bytes: &[u8], manner: Manner) -> Option<u16> {
         let newcomer = edge.pending.enter(None).await;
         let rules = edge.rules.load_full();
         let node = async {
-            edge.http(theirs, caller, &rules, &rules.plain, newcomer).await;
+            edge.http(theirs, caller, &rules, Transport::Plain, newcomer).await;
             edge.doorkeeper.farewells.tasks.ended().await;
         };
         let all = talk(ours, bytes, manner, Box::pin(node)).await;
@@ -167,6 +175,8 @@ fn edge() -> (Edge, Caller) {
             doors: Routes::new(doors),
             limits,
             acceptor: None,
+            passthrough: None,
+            drain: Duration::ZERO,
             public: Proxies::default(),
             plain: Proxies::default(),
         }),
@@ -203,9 +213,9 @@ mod tests {
                 }
             };
             let started = Instant::now();
-            let served = async {
-                tokio::join!(client, edge.http(theirs, caller, &rules, &rules.plain, newcomer));
-            };
+            let served = Box::pin(async {
+                tokio::join!(client, edge.http(theirs, caller, &rules, Transport::Plain, newcomer));
+            });
             timeout(Duration::from_secs(60), served).await.expect("the end of the stream");
             assert_eq!(started.elapsed(), rules.limits.head_timeout.get());
         }

@@ -150,6 +150,7 @@ fn ann() -> Peer {
         params: Params::default(),
         remote: REMOTE,
         subprotocol: None,
+        forwarded: Box::default(),
         since: SystemTime::UNIX_EPOCH,
         is_disowned: false.into(),
     }

@@ -18,7 +18,7 @@ use crate::cluster::{Cluster, Entry, Farewells, Slot};
 use crate::config::{EventKind, JwtSources};
 use crate::connection::{Promise, Unopened};
 use crate::event::{
-    Event, EventBody, Grant, Offer, Outcome, Params, Peer, State, TokenFacts, Trace,
+    Event, EventBody, Forwarded, Grant, Offer, Outcome, Params, Peer, State, TokenFacts, Trace,
 };
 use crate::id::{GroupName, UserId};
 use crate::limits::Seat;
@@ -102,6 +102,7 @@ pub(super) async fn admit<B>(
         params: params.clone(),
         remote: attempt.caller.remote,
         subprotocol,
+        forwarded: repeated(door, request),
         since: SystemTime::now(),
         is_disowned: Default::default(),
     };
@@ -270,15 +271,34 @@ fn connect_event<B>(
 /// operator named it.
 fn forwarded<B>(door: &Door, request: &Request<B>) -> BTreeMap<String, Vec<String>> {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    door.route
-        .forward_headers
-        .iter()
+    let names = door.route.forwarded_headers().into_iter();
+    names
         .map(|name| {
-            let values = request.headers().get_all(name.as_str()).iter().map(text).collect();
+            let values = request.headers().get_all(name).iter().map(text).collect();
             (name.to_ascii_lowercase(), values)
         })
         .filter(|(_, values): &(String, Vec<String>)| !values.is_empty())
         .collect()
+}
+
+/// The same as they came, where every event repeats them.
+fn repeated<B>(door: &Door, request: &Request<B>) -> Forwarded {
+    if !door.route.repeats_headers() {
+        return Forwarded::default();
+    }
+    let names = door.route.forwarded_headers().into_iter();
+    let names = names.filter_map(|name| HeaderName::try_from(name).ok());
+    let all = names.flat_map(|name| {
+        let values = request.headers().get_all(&name).iter().cloned();
+        // A slice of the request's head would keep all of that in memory.
+        let detached = |value: HeaderValue| {
+            let mut value = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        };
+        values.filter_map(detached).map(|value| (name.clone(), value)).collect::<Vec<_>>()
+    });
+    all.collect()
 }
 
 /// What goes to a backend that decides about a client.

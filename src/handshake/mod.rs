@@ -41,6 +41,7 @@ use refusal::Refusal;
 
 pub use plans::Plans;
 pub use refusal::{BadHead, retry_after};
+pub use request::is_plain;
 pub use routes::Routes;
 
 /// The 101 and refusals name the connection, so that a user's report leads to the log line.
@@ -128,7 +129,7 @@ impl Door {
         quota: UserQuota,
     ) -> Self {
         let forwards =
-            |header| route.forward_headers.iter().any(|name| name.eq_ignore_ascii_case(header));
+            |header| route.forwarded_headers().iter().any(|name| name.eq_ignore_ascii_case(header));
         let trust = match &gate {
             Gate::Jwt { sources, .. } if sources.cookie.is_some() => Trust::Cookie,
             Gate::Connect if forwards("cookie") => Trust::Cookie,

@@ -1,8 +1,12 @@
-//! A small client for what the operator named: a document, as a key set, or a node's management API.
-//! One request, its whole time, the size of its answer and its target bounded.
+//! Clients for what the operator named. [`Client`] asks for a document, as a key set, or a node's
+//! management API: one request, its whole time, the size of its answer and its target bounded.
+//! [`Server`] asks a backend, again and again.
 //!
-//! Nothing in an answer leads to another request: a redirect is an error. Unencrypted HTTP is taken
-//! only to this machine, and the address is looked at again once connected.
+//! Nothing in an answer leads to another request. Unencrypted HTTP is taken
+//! only to this machine by a [`Client`], and the address is looked at again once connected.
+
+mod server;
+mod watched;
 
 use std::{net::IpAddr, time::Duration};
 
@@ -14,6 +18,8 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::{HttpConnector, HttpInfo};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+pub use server::{ConnectError, Connection, ExchangeError, Server};
 
 /// A client with one set of trusted authorities. Clones share it.
 #[derive(Debug, Clone)]
@@ -201,9 +207,13 @@ async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, FetchError> {
 }
 
 fn is_loopback(host: &str) -> bool {
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     host.eq_ignore_ascii_case("localhost")
-        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        || bare(host).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The host of a URL without the brackets of an IPv6 address.
+fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use super::fixture::{Answer, Server, client};
 use super::*;
+use crate::task::Tasks;
+use std::sync::Arc;
 
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(20), max_size: 1000 };
 
@@ -116,5 +118,57 @@ fn only_https_and_loopback_urls_are_asked() {
         "http://user@127.0.0.1/",
     ] {
         assert!(!fits(url), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_asked_over_tls_if_it_is_who_it_should_be() {
+    let server = Server::start_tls(Answer::ok("hello")).await;
+    let config = |trusted: bool| {
+        let mut roots = rustls::RootCertStore::empty();
+        if trusted {
+            roots.add(server.certificate.clone().unwrap()).unwrap();
+        }
+        let provider = rustls::crypto::aws_lc_rs::default_provider().into();
+        let builder = rustls::ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+    };
+    let (tasks, timeout) = (Tasks::new(), Duration::from_secs(20));
+    let backend = |url: &str, trusted| {
+        super::Server::new(&url.parse().unwrap(), Some(&config(trusted)), timeout, &tasks).unwrap()
+    };
+    let good = backend(&server.url(), true);
+    let request = Request::builder().uri(good.target().clone()).body(Bytes::new()).unwrap();
+    let answer = Box::pin(good.connection().await.unwrap().exchange(request, 5)).await.unwrap();
+    assert_eq!(answer.body(), "hello");
+    let other = server.url().replace("localhost", "127.0.0.1");
+    for wrong in [backend(&server.url(), false), backend(&other, true)] {
+        assert!(matches!(wrong.connection().await, Err(ConnectError::Tls(_))));
+    }
+    assert_eq!(server.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_come_up_is_given_up_in_time() {
+    // Nobody accepts there; once the queue is full, not even the system does.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://127.0.0.1:{}/", listener.local_addr().unwrap().port());
+    let config = rustls::ClientConfig::builder_with_provider(
+        rustls::crypto::aws_lc_rs::default_provider().into(),
+    )
+    .with_safe_default_protocol_versions()
+    .unwrap()
+    .with_root_certificates(rustls::RootCertStore::empty())
+    .with_no_client_auth();
+    let (tasks, timeout) = (Tasks::new(), Duration::from_millis(100));
+    let url = url.parse().unwrap();
+    let server = super::Server::new(&url, Some(&Arc::new(config)), timeout, &tasks).unwrap();
+    assert!(matches!(server.connection().await, Err(ConnectError::Timeout)));
+    for (url, is_known) in
+        [("http://a", true), ("https://a", false), ("ftp://a", false), ("/", false)]
+    {
+        let made = super::Server::new(&url.parse().unwrap(), None, timeout, &tasks);
+        assert_eq!(made.is_ok(), is_known, "{url}");
     }
 }

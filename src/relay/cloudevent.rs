@@ -1,8 +1,8 @@
-//! An event as the headers of a NATS message: the CloudEvents 1.0 NATS binding in binary mode.
+//! An event as headers: CloudEvents 1.0 in binary mode, by the NATS binding and by the HTTP binding.
 //!
-//! Values are percent-encoded as the binding asks: a space, a quotation mark, a percent sign and
+//! Values are percent-encoded as both bindings ask: a space, a quotation mark, a percent sign and
 //! everything outside U+0021 to U+007E. So nothing that a client chose (path, user, subprotocol)
-//! can end a header or begin another. Client headers are not copied at all.
+//! can end a header or begin another.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -13,7 +13,40 @@ use serde::de::value::{Error, StringDeserializer};
 
 use crate::event::Event;
 
-/// The event's headers, ready for the NATS library.
+/// Headers that are being written. Names are in lower case; values are encoded or our own.
+pub(super) trait Headers {
+    fn put(&mut self, name: &'static str, value: &str);
+    fn print(&mut self, name: &'static str, value: fmt::Arguments<'_>);
+}
+
+/// Writes what an event has over any transport: all but the content type of its data.
+pub(super) fn write(event: &Event, headers: &mut impl Headers) {
+    let peer = &event.peer;
+    let (hub, connection) = (peer.route.hub.as_str(), peer.id.to_string());
+    headers.put("ce-specversion", "1.0");
+    headers.put("ce-id", &event.id_of(&connection));
+    headers.print("ce-source", format_args!("/hubs/{hub}/connections/{connection}"));
+    headers.put("ce-type", event.kind().ce_type());
+    headers.put("ce-subject", &encoded(&peer.path));
+    headers.print("ce-time", format_args!("{}", humantime::format_rfc3339_millis(event.time)));
+    headers.put("ce-hub", hub);
+    headers.put("ce-connectionid", &connection);
+    if event.sequence > 0 {
+        headers.print("ce-sequence", format_args!("{}", event.sequence));
+    }
+    headers.print("traceparent", format_args!("{}", event.trace));
+    if let Some(user) = &peer.user {
+        headers.put("ce-userid", &encoded(user.as_str()));
+    }
+    if let Some(subprotocol) = &peer.subprotocol {
+        headers.put("ce-subprotocol", &encoded(subprotocol));
+    }
+    if let Some(state) = &event.state {
+        headers.put("ce-state", &encoded(state.as_str()));
+    }
+}
+
+/// The event's headers, ready for the NATS library. Client headers are not copied at all.
 ///
 /// The library keeps a hash, a vector and a string for each header, which is a sixth of all CPU that
 /// a message costs. So all headers go in as the value of the first one, lines and all; on the wire
@@ -23,60 +56,33 @@ use crate::event::Event;
 /// # Errors
 /// When the library no longer takes such a value.
 pub(super) fn headers(event: &Event) -> Result<HeaderMap, Error> {
-    let lines = Lines::of(event).0;
-    let value = HeaderValue::deserialize(StringDeserializer::<Error>::new(lines))?;
+    let mut lines = Lines(String::with_capacity(USUAL));
+    // Sent as it is, although one of its values has a space: workers compare it, and as it has no
+    // percent sign, a decoder reads the same out of it.
+    lines.0.push_str(event.body.content_type());
+    write(event, &mut lines);
+    let value = HeaderValue::deserialize(StringDeserializer::<Error>::new(lines.0))?;
     let mut headers = HeaderMap::new();
     headers.insert(HeaderName::from_static(FIRST), value);
     Ok(headers)
 }
 
 /// The header whose value stands first.
-const FIRST: &str = "ce-specversion";
+const FIRST: &str = "ce-datacontenttype";
 /// What the headers of a usual message take.
 const USUAL: usize = 640;
 
 /// The value of [`FIRST`], and every other header on a line of its own.
 struct Lines(String);
 
-impl Lines {
-    fn of(event: &Event) -> Self {
-        let peer = &event.peer;
-        let (hub, connection) = (peer.route.hub.as_str(), peer.id.to_string());
-        let mut lines = Self(String::with_capacity(USUAL));
-        lines.0.push_str("1.0");
-        lines.put("ce-id", &event.id_of(&connection));
-        lines.print("ce-source", format_args!("/hubs/{hub}/connections/{connection}"));
-        lines.put("ce-type", event.kind().ce_type());
-        lines.put("ce-subject", &encoded(&peer.path));
-        lines.print("ce-time", format_args!("{}", humantime::format_rfc3339_millis(event.time)));
-        // Sent as it is, although one of its values has a space: workers compare it, and as it has no
-        // percent sign, a decoder reads the same out of it.
-        lines.put("ce-datacontenttype", event.body.content_type());
-        lines.put("ce-hub", hub);
-        lines.put("ce-connectionid", &connection);
-        if event.sequence > 0 {
-            lines.print("ce-sequence", format_args!("{}", event.sequence));
-        }
-        lines.print("traceparent", format_args!("{}", event.trace));
-        if let Some(user) = &peer.user {
-            lines.put("ce-userid", &encoded(user.as_str()));
-        }
-        if let Some(subprotocol) = &peer.subprotocol {
-            lines.put("ce-subprotocol", &encoded(subprotocol));
-        }
-        if let Some(state) = &event.state {
-            lines.put("ce-state", &encoded(state.as_str()));
-        }
-        lines
-    }
-
-    fn put(&mut self, name: &str, value: &str) {
+impl Headers for Lines {
+    fn put(&mut self, name: &'static str, value: &str) {
         for part in ["\r\n", name, ": ", value] {
             self.0.push_str(part);
         }
     }
 
-    fn print(&mut self, name: &str, value: fmt::Arguments<'_>) {
+    fn print(&mut self, name: &'static str, value: fmt::Arguments<'_>) {
         self.put(name, "");
         // Writing to a string does not fail.
         let _ = self.0.write_fmt(value);

@@ -1,4 +1,4 @@
-//! Holding events while no backend is there: a line for each subject, in the order of arrival.
+//! Holding events while no backend is there: a line for each place, in the order of arrival.
 //!
 //! Who stands first in a line tries again, with jittered pauses that belong to the line and not to
 //! whoever stands first, so that a short hold under load still tries. Once one got through, the
@@ -13,15 +13,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::nats::Subject;
 use crate::task::Backoff;
 
 /// The lines of one node. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Hold {
     budget: Arc<Budget>,
-    /// By subject, and whether a fence stops those who wait. Routes keep their lines alive; an entry of
-    /// a route that is gone is empty. Held only while a route is made.
+    /// By the name of where they go, and whether a fence stops those who wait. Routes keep their lines
+    /// alive; an entry of a route that is gone is empty. Held only while a route is made.
     lines: Arc<Mutex<Lines>>,
 }
 
@@ -33,7 +32,7 @@ struct Budget {
     used: AtomicUsize,
 }
 
-/// Those who wait for a backend on one subject.
+/// Those who wait for a backend at one place.
 #[derive(Debug)]
 pub(super) struct Line {
     budget: Arc<Budget>,
@@ -83,11 +82,11 @@ impl Hold {
         self.budget.max.store(max, Ordering::Relaxed);
     }
 
-    /// The line of those who wait on `subject`, the same for every route that sends there; but who is
-    /// stopped by a fence must not stand before those who are not.
-    pub(super) fn line(&self, subject: &Subject, is_fenced: bool) -> Arc<Line> {
+    /// The line of those who wait to go to `place` (a subject, or one of a service), the same for every
+    /// route that sends there; but who is stopped by a fence must not stand before those who are not.
+    pub(super) fn line(&self, place: &str, is_fenced: bool) -> Arc<Line> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (subject.as_str().to_owned(), is_fenced);
+        let key = (place.to_owned(), is_fenced);
         if let Some(line) = lines.get(&key).and_then(Weak::upgrade) {
             return line;
         }
@@ -210,17 +209,12 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::EventKind;
-    use crate::id::HubName;
-    use crate::nats::Subjects;
     use futures_util::FutureExt;
 
-    fn subject() -> Subject {
-        Subjects::new("moorline").unwrap().event(&HubName::default(), EventKind::Message)
-    }
+    const PLACE: &str = "moorline.default.in.message";
 
     fn line(hold: &Hold) -> Arc<Line> {
-        hold.line(&subject(), false)
+        hold.line(PLACE, false)
     }
 
     fn has_turn(place: &Place) -> bool {
@@ -291,11 +285,11 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_has_one_line_while_any_route_has() {
+    fn a_place_has_one_line_while_any_route_has() {
         let hold = Hold::new(1);
         let (a, b) = (line(&hold), line(&hold));
         assert!(Arc::ptr_eq(&a, &b));
-        assert!(!Arc::ptr_eq(&a, &hold.line(&subject(), true)), "the fence is for some only");
+        assert!(!Arc::ptr_eq(&a, &hold.line(PLACE, true)), "the fence is for some only");
         drop((a, b));
         let _c = line(&hold);
         assert_eq!(hold.lines.lock().unwrap().len(), 1);

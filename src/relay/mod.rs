@@ -7,24 +7,30 @@ mod reply;
 mod hold;
 mod measure;
 mod fence;
+mod ways;
+mod dispatch;
 mod nats;
+mod http;
 mod echo;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::sync::Arc;
 
 pub use echo::EchoRelay;
 pub use fence::Fence;
 pub use hold::Hold;
+pub use http::{Gates, HttpRelay};
 pub use nats::NatsRelay;
 
 use crate::config::{Backend, Route};
 use crate::event::{Event, Outcome};
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::nats::{Nats, SubjectError};
+use crate::tls::TlsError;
 #[cfg(any(test, fuzzing))]
 use crate::{event::EventBody, nats::Reply};
 use measure::Measure;
@@ -39,6 +45,7 @@ pub struct Relay {
 #[derive(Debug, Clone)]
 enum Way {
     Nats(Arc<NatsRelay>),
+    Http(Arc<HttpRelay>),
     Echo(EchoRelay),
 }
 
@@ -59,23 +66,50 @@ pub enum RelayError {
         /// What is wrong with it.
         source: SubjectError,
     },
+    /// The route's service has no URL, or one that is none.
+    #[error("route {route}: backend.http is not 1 to 64 URLs of HTTP servers")]
+    Url {
+        /// The route's name.
+        route: String,
+    },
+    /// What shows the route's service that a request is moorline's cannot be used.
+    #[error("route {route}: backend.secret_file cannot be used")]
+    Secret {
+        /// The route's name.
+        route: String,
+        /// What went wrong, with the file or the variable.
+        source: io::Error,
+    },
+    /// The authorities for the route's service cannot be used.
+    #[error("route {route}: backend.ca cannot be used")]
+    Tls {
+        /// The route's name.
+        route: String,
+        /// What went wrong, with the file.
+        source: TlsError,
+    },
 }
 
 impl Relay {
-    /// The way to the route's backend. Routes of one node share `hold` and `fence`; the latter holds for
-    /// routes whose clients' ends are told by another node when this one cannot.
+    /// The way to the route's backend. Routes of one node share `gates`, `hold` and `fence`; the last holds
+    /// for routes whose clients' ends are told by another node when this one cannot. Blocks while it reads
+    /// the files of a backend behind HTTP.
     ///
     /// # Errors
-    /// When the backend is behind NATS and NATS or the route's prefix is missing or wrong.
+    /// When what the backend needs is missing or wrong: NATS and the route's prefix, or URLs and files.
     pub fn new(
         route: &Route,
         nats: Option<&Nats>,
+        gates: &Gates,
         hold: &Hold,
         fence: &Fence,
         metrics: &Metrics,
     ) -> Result<Self, RelayError> {
         let way = match &route.backend {
             Backend::Nats(_) => Way::Nats(Arc::new(NatsRelay::new(route, nats, hold, fence)?)),
+            Backend::Http(backend) => {
+                Way::Http(Arc::new(HttpRelay::new(route, backend, gates, hold, fence, metrics)?))
+            }
             Backend::Echo(_) => Way::Echo(EchoRelay),
         };
         let metrics = metrics.route(route.hub.as_str(), route.name(), transport(&route.backend));
@@ -91,6 +125,7 @@ impl Relay {
         let mut measure = Measure::start(&self.metrics);
         let outcome = match &self.way {
             Way::Nats(relay) => relay.request(&event, &mut measure).await,
+            Way::Http(relay) => relay.request(&event, &mut measure).await,
             Way::Echo(relay) => relay.answer(&event.body),
         };
         measure.end(outcome)
@@ -107,6 +142,7 @@ impl Relay {
     pub fn is_reachable(&self) -> bool {
         match &self.way {
             Way::Nats(relay) => relay.is_connected(),
+            Way::Http(relay) => relay.is_reachable(),
             Way::Echo(_) => true,
         }
     }
@@ -123,6 +159,7 @@ pub(crate) fn outcome_of(asked: &EventBody, reply: &Reply) -> Option<Outcome> {
 pub const fn transport(backend: &Backend) -> &'static str {
     match backend {
         Backend::Nats(_) => "nats",
+        Backend::Http(_) => "http",
         Backend::Echo(_) => "echo",
     }
 }

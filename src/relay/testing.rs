@@ -27,6 +27,7 @@ pub(crate) fn peer(hub: &str, user: Option<&str>) -> Peer {
         params: Box::default(),
         remote: "127.0.0.1:1".parse().unwrap(),
         subprotocol: Some("chat".into()),
+        forwarded: Box::default(),
         since: SystemTime::UNIX_EPOCH,
         is_disowned: Default::default(),
     }

@@ -20,7 +20,8 @@ use crate::limits::{Admission, Limit, Limited, Memory, Pending, Permits, Users};
 use crate::management::{self, Management};
 use crate::metrics::Metrics;
 use crate::nats::{Nats, Store};
-use crate::relay::{Hold, Relay};
+use crate::passthrough::Passthrough;
+use crate::relay::{Gates, Hold, Relay};
 use crate::task::Tasks;
 use crate::tls::{self, Acceptor};
 
@@ -37,6 +38,8 @@ pub(super) struct Core {
     /// What is no good any more, of the tokens that let clients in.
     pub(super) revocations: Revocations,
     pub(super) hold: Hold,
+    /// The ways in to the services behind HTTP.
+    pub(super) gates: Gates,
     pub(super) metrics: Metrics,
     pub(super) crews: Crews,
     pub(super) disk: Disk,
@@ -122,9 +125,22 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
         }
     };
     revocations.obey();
-    let hold = Hold::new(config.limits.max_held.bytes());
+    let (hold, gates) = (Hold::new(config.limits.max_held.bytes()), Gates::new(&crews.background));
     let memory = Memory::default();
-    Ok(Core { id, table, nats, fleet, cluster, revocations, hold, metrics, crews, disk, memory })
+    Ok(Core {
+        id,
+        table,
+        nats,
+        fleet,
+        cluster,
+        revocations,
+        hold,
+        gates,
+        metrics,
+        crews,
+        disk,
+        memory,
+    })
 }
 
 /// Builds what newcomers meet by `config`, after what they met `before`. Nothing of it is in force yet,
@@ -147,19 +163,58 @@ pub(super) async fn served(
             Some(core.disk.read("jwt", move || verifier(&jwt, before.as_ref(), &tasks)).await?)
         }
     };
-    let doors = (0..).zip(&config.routes).map(|(place, route)| {
-        let door = door(config, place, route, verifier.as_ref(), core)?;
-        Ok((route.path.clone(), door))
+    let relays = relays(config, core).await?;
+    let doors = (0..).zip(relays).map(|(place, (route, relay))| {
+        let path = route.path.clone();
+        Ok((path, door(config, place, route, relay, verifier.as_ref(), core)?))
     });
     let doors = Routes::new(doors.collect::<Result<Vec<_>, ServerError>>()?);
     let (public, plain) = (&config.listeners.public, &config.listeners.plain);
     let public = public.as_ref().map(Proxies::from).unwrap_or_default();
     let plain = plain.as_ref().map(Proxies::from).unwrap_or_default();
-    let rules = Arc::new(Rules { doors, limits: config.limits, acceptor, public, plain });
+    let passthrough = passthrough(config, core, before).await?;
+    let (limits, drain) = (config.limits, config.shutdown.drain.get());
+    let rules = Rules { doors, limits, acceptor, passthrough, drain, public, plain };
+    let rules = Arc::new(rules);
     let before = before.and_then(|before| before.management.as_deref());
     let management =
         Box::pin(backends(config, core, verifier.as_ref(), before)).await?.map(Arc::new);
     Ok(Served { rules, verifier, management })
+}
+
+/// The way to the upstream of `config`: the one that there was `before`, with its connections, unless
+/// another is named or a file is to be read again.
+async fn passthrough(
+    config: &Config,
+    core: &Core,
+    before: Option<&Served>,
+) -> Result<Option<Arc<Passthrough>>, ServerError> {
+    let Some(upstream) = config.upstream.clone() else { return Ok(None) };
+    let guarded = guarded(config);
+    let open = before.and_then(|before| before.rules.passthrough.as_ref());
+    if let Some(open) = open
+        && open.is_as(&upstream, &guarded)
+        && upstream.ca.is_none()
+    {
+        return Ok(Some(Arc::clone(open)));
+    }
+    let (node, metrics) = (core.id, core.metrics.clone());
+    let tasks = core.crews.background.clone();
+    let read = move || Ok(Passthrough::open(&upstream, &guarded, node, &metrics, &tasks)?);
+    Ok(Some(Arc::new(core.disk.read("upstream", read).await?)))
+}
+
+/// Paths at which a backend takes events, so that clients must not get there. It may be the upstream by
+/// another name, so its host is not looked at; only a backend at `/` leaves no path to guard.
+fn guarded(config: &Config) -> Vec<String> {
+    let paths = |route: &Route| match &route.backend {
+        Backend::Http(backend) => backend.paths(),
+        // Behind NATS, or here.
+        Backend::Nats(_) | Backend::Echo(_) => Vec::new(),
+    };
+    let mut paths: Vec<String> = config.routes.iter().flat_map(paths).collect();
+    paths.retain(|path| path != "/");
+    paths
 }
 
 /// Builds what backends meet by `config`, after what they met `before`.
@@ -240,18 +295,28 @@ pub(super) fn admin(core: &Core, drain: Drain) -> Admin {
     }
 }
 
+/// The routes and the ways to their backends.
+async fn relays(config: &Config, core: &Core) -> Result<Vec<(Arc<Route>, Relay)>, ServerError> {
+    let routes: Vec<_> = config.routes.iter().cloned().map(Arc::new).collect();
+    let (nats, gates, hold) = (core.nats.clone(), core.gates.clone(), core.hold.clone());
+    let (fence, metrics) = (core.cluster.fence().clone(), core.metrics.clone());
+    let relay = move |route: Arc<Route>| {
+        let relay = Relay::new(&route, nats.as_ref(), &gates, &hold, &fence, &metrics)?;
+        Ok((route, relay))
+    };
+    core.disk.read("routes", move || routes.into_iter().map(relay).collect()).await
+}
+
 /// One route, ready for work.
 fn door(
     config: &Config,
     place: usize,
-    route: &Route,
+    route: Arc<Route>,
+    relay: Relay,
     verifier: Option<&Verifier>,
     core: &Core,
 ) -> Result<Door, ServerError> {
     let needs = |needs| ServerError::Route { route: place, needs };
-    let route = Arc::new(route.clone());
-    let relay =
-        Relay::new(&route, core.nats.as_ref(), &core.hold, core.cluster.fence(), &core.metrics)?;
     let gate = match route.auth {
         AuthMode::None => Gate::Open,
         AuthMode::Connect => Gate::Connect,

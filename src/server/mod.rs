@@ -162,7 +162,7 @@ impl Node {
     /// node cannot do without has ended by a bug.
     pub async fn run(mut self, signals: &Signals) -> Result<(), ServerError> {
         // Before the first newcomer, who is refused where memory is short from the start.
-        self.watch_memory().await;
+        Box::pin(self.watch_memory()).await;
         self.open_doors();
         let (drain, cluster) = (self.drain.clone(), self.core.cluster.clone());
         let background = self.core.crews.background.clone();

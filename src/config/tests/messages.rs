@@ -70,6 +70,23 @@ fn a_wrong_type_says_what_was_expected_and_found() {
             "2:16: heartbeat.ping_interval: expected a single value, found nothing",
         ),
         ("log: {format: xml}", "1:15: log.format: expected `human` or `json`, found `xml`"),
+        ("upstream: [a]", "1:11: upstream: expected a URL, or a section with the key `url`"),
+        (
+            "upstream: {url: app}",
+            "1:17: upstream.url: expected a URL as `http://127.0.0.1:5000`, `https://app.internal` or \
+             `unix:/run/app.sock`, found `app`",
+        ),
+        (
+            "upstream: app",
+            "1:11: upstream: expected a URL as `http://127.0.0.1:5000`, `https://app.internal` or \
+             `unix:/run/app.sock`, found `app`",
+        ),
+        ("upstream: {ca: a}", "1:11: upstream: the key `url` is missing"),
+        (
+            "upstream: {url: 'http://a', url_path: b}",
+            "1:29: upstream.url_path: unknown key; the keys here are `url`, `ca`, `connect_timeout`, \
+             `first_byte_timeout`, `idle_timeout`, `max_requests`, `queue_timeout` or `max_clients`",
+        ),
         (
             "jwt: {sources: {header: yes}}",
             "1:25: jwt.sources.header: expected `true` or `false`, found `yes`",
@@ -95,15 +112,17 @@ fn a_wrong_value_of_a_route_says_what_was_expected() {
         ("auth: none, hub: a.b", "routes[0].hub: a hub name is 1 to 64 of A-Z a-z 0-9 _ -"),
         (
             "auth: none, backend: {http: x}",
-            "routes[0].backend: expected `nats` or `echo`, found `http`",
+            "routes[0].backend.http: expected a URL as `http://127.0.0.1:5000/events` or \
+             `https://app.example/events`, found `x`",
         ),
         (
             "auth: none, backend: {nats: a, echo: true}",
-            "routes[0].backend: expected exactly one of `nats` or `echo`, found 2 keys",
+            "routes[0].backend: expected exactly one of `nats`, `http` or `echo`, found 2",
         ),
         (
             "auth: none, backend: echo",
-            "routes[0].backend: `echo` needs a value: write it as a section with the key `echo`",
+            "routes[0].backend: expected a section with keys such as `nats`, `http`, `echo`, `dialect`, \
+             `secret_file`, `ca`, `max_requests`, `queue_timeout` or `connect_timeout`, found `echo`",
         ),
         (
             "auth: none, on_failure: {close: 1}",

@@ -3,6 +3,7 @@
 mod messages;
 mod variables;
 mod rules;
+mod services;
 mod shipped;
 mod mutations;
 

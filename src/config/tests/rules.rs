@@ -21,7 +21,7 @@ fn problems(section: &str) -> Vec<String> {
     }
 }
 
-fn refused(cases: &[(&str, &str)]) {
+pub(super) fn refused(cases: &[(&str, &str)]) {
     for (section, expected) in cases {
         let said = problems(section);
         assert!(
@@ -31,7 +31,7 @@ fn refused(cases: &[(&str, &str)]) {
     }
 }
 
-fn accepted(sections: &[&str]) {
+pub(super) fn accepted(sections: &[&str]) {
     for section in sections {
         assert_eq!(problems(section), Vec::<String>::new(), "{section}");
     }
@@ -151,6 +151,34 @@ fn nats() {
         ("nats: {ping_interval: 1h}", "nats.ping_interval: expected 100ms to 1m, found 1h"),
     ]);
     accepted(&["nats: {}", "nats: {tls: {certificate: c, key: k, first: true}, nkey: n}"]);
+}
+
+#[test]
+fn the_upstream() {
+    refused(&[
+        ("upstream: {url: 'http://a', ca: c}", "upstream.ca: is for an https `url` only"),
+        (
+            "upstream: {url: 'http://a', connect_timeout: 1h}",
+            "upstream.connect_timeout: expected 100ms to 1m, found 1h",
+        ),
+        (
+            "upstream: {url: 'http://a', first_byte_timeout: 0s}",
+            "upstream.first_byte_timeout: expected 100ms to 1h",
+        ),
+        ("upstream: {url: 'http://a', idle_timeout: 2days}", "upstream.idle_timeout: expected"),
+        ("upstream: {url: 'http://a', max_requests: 0}", "upstream.max_requests: expected 1 to"),
+        ("upstream: {url: 'http://a', queue_timeout: 1h}", "upstream.queue_timeout: expected 0s"),
+        ("upstream: {url: 'http://a', max_clients: 1000001}", "upstream.max_clients: expected 0"),
+    ]);
+    accepted(&[
+        "upstream: http://127.0.0.1:5000",
+        "upstream: unix:/run/app.sock",
+        "upstream: {url: 'https://a', ca: c, queue_timeout: 0s, max_clients: 0}",
+        "upstream:",
+    ]);
+    let short = yaml(&format!("{FULL}upstream: http://a:1\n")).unwrap().upstream;
+    assert_eq!(short, yaml(&format!("{FULL}upstream: {{url: 'http://a:1'}}\n")).unwrap().upstream);
+    assert!(short.is_some());
 }
 
 #[test]

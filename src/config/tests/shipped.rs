@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use serde_json::Value as Json;
 
 use super::super::{
-    Heartbeat, Nats, Plan, Route, schema,
+    Heartbeat, Nats, Plan, Route, Upstream, schema,
     source::{Node, Value, read_yaml},
 };
 use super::*;
@@ -60,7 +60,7 @@ fn what_is_not_commented_out_is_the_default() {
 fn every_example_is_valid() {
     let text = with_examples(None);
     let config = yaml(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-    assert_eq!(config.routes.len(), 2);
+    assert_eq!(config.routes.len(), 3);
     assert_eq!(yaml(&config.to_yaml()).as_ref(), Ok(&config));
     let alternatives: Vec<_> = REFERENCE
         .lines()
@@ -98,6 +98,9 @@ fn examples_of_what_has_a_default_show_it() {
     assert_eq!(jwt.sources.header, small.sources.header);
     assert_eq!(jwt.sources.subprotocol, small.sources.subprotocol);
 
+    let upstream = config.upstream.unwrap();
+    assert_eq!(Upstream { ca: None, ..upstream.clone() }, Upstream::new(upstream.url));
+
     assert_eq!(config.plans.get("default"), Some(&Plan::default()));
 
     let default = yaml(&format!(
@@ -113,7 +116,7 @@ fn examples_of_what_has_a_default_show_it() {
         name: None,
         origins: Vec::new(),
         subprotocols: Vec::new(),
-        forward_headers: Vec::new(),
+        forward_headers: None,
         actions: crate::config::Actions { names: Vec::new(), ..shown.actions },
         groups: Vec::new(),
         heartbeat: None,

@@ -9,8 +9,10 @@ mod nats;
 mod origin;
 mod path;
 mod plan;
+mod backend;
 mod route;
 mod node;
+mod upstream;
 
 use std::{fmt::Display, time::Duration};
 
@@ -28,6 +30,9 @@ impl Config {
         }
         if let Some(jwt) = &self.jwt {
             jwt::check(jwt, &mut findings);
+        }
+        if let Some(upstream) = &self.upstream {
+            upstream::check(upstream, &mut findings);
         }
         plan::check(&self.plans, &mut findings);
         route::check(self, &mut findings);

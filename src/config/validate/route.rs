@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use http::HeaderName;
 
-use super::{Findings, MINUTE, is_line, is_token, nats, node, origin, path};
+use super::{Findings, MINUTE, backend, is_line, is_token, node, origin, path};
 use crate::config::{
     self, AuthMode, Backend, Config, DEFAULT_PLAN, OnFailure, Period, Route, Size,
     error::{nearest, quoted},
@@ -59,9 +59,9 @@ fn check_one(config: &Config, route: &Route, at: &str, findings: &mut Findings) 
         }
     }
     subprotocols(config, route, at, findings);
-    backend(config, route, at, findings);
+    backend::check(config, route, at, findings);
     actions(route, at, findings);
-    for (i, name) in route.forward_headers.iter().enumerate() {
+    for (i, name) in route.forward_headers.iter().flatten().enumerate() {
         if let Err(message) = forwarded(name) {
             findings.refuse(&format!("{at}.forward_headers[{i}]"), message);
         }
@@ -126,10 +126,11 @@ fn auth(config: &Config, route: &Route, at: &str, findings: &mut Findings) {
         },
         AuthMode::Connect => findings.need(
             !without_origins
-                || !route.forward_headers.iter().any(|name| name.eq_ignore_ascii_case("cookie")),
+                || !route.forwarded_headers().iter().any(|name| name.eq_ignore_ascii_case("cookie")),
             at,
-            "`origins` is needed, because `forward_headers` lets the backend decide by `Cookie`, and \
-             browsers send cookies for any page",
+            "`origins` is needed, because `forward_headers` lets the backend decide by `Cookie` (also \
+             where it is not written, with a backend behind HTTP), and browsers send cookies for any \
+             page",
         ),
         AuthMode::Certificate => findings.need(
             config.listeners.public.as_ref().is_some_and(|door| door.tls.client_ca.is_some()),
@@ -161,29 +162,6 @@ fn subprotocols(config: &Config, route: &Route, at: &str, findings: &mut Finding
                  for a token"
             );
             findings.refuse(&path, message);
-        }
-    }
-}
-
-fn backend(config: &Config, route: &Route, at: &str, findings: &mut Findings) {
-    match &route.backend {
-        Backend::Echo(true) => {}
-        Backend::Echo(false) => findings.refuse(
-            &format!("{at}.backend.echo"),
-            "expected `true`; without the echo, write `{nats: <prefix>}` or leave `backend` out",
-        ),
-        Backend::Nats(prefix) => {
-            if !prefix.is_empty()
-                && let Err(message) = nats::subject_prefix(prefix)
-            {
-                findings.refuse(&format!("{at}.backend.nats"), message);
-            }
-            findings.need(
-                config.nats.is_some(),
-                &format!("{at}.backend"),
-                "the backend is behind NATS, and there is no `nats` section; add one, or write \
-                 `backend: {echo: true}` for a first try",
-            );
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::hub::{Handle, Table};
 use crate::id::{ConnectionId, NodeId};
 use crate::limits::{Addresses, Meters, Permits, PlanRules, Seat};
 use crate::metrics::Metrics;
-use crate::relay::{Fence, Hold, Relay};
+use crate::relay::{Fence, Gates, Hold, Relay};
 use crate::task::Tasks;
 
 pub(super) const FIN: u8 = 0x80;
@@ -114,7 +114,15 @@ impl Client {
 
 fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, meters: Meters) -> Accepted {
     let id = ConnectionId::random(NodeId::random());
-    let relay = Relay::new(&route, None, &Hold::new(0), &Fence::open(), metrics).unwrap();
+    let relay = Relay::new(
+        &route,
+        None,
+        &Gates::new(&Tasks::new()),
+        &Hold::new(0),
+        &Fence::open(),
+        metrics,
+    )
+    .unwrap();
     let peer = Arc::new(Peer {
         id,
         route,
@@ -124,6 +132,7 @@ fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, meters: Meters)
         params: Box::default(),
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         subprotocol: None,
+        forwarded: Box::default(),
         since: SystemTime::now(),
         is_disowned: Default::default(),
     });

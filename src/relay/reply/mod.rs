@@ -20,6 +20,8 @@ use crate::nats::Reply;
 pub(super) enum Broken {
     #[error("header {0} stands there twice with two values")]
     Twice(&'static str),
+    #[error("header {0} is not UTF-8")]
+    Text(&'static str),
     #[error("moorline-status or Nats-Service-Error-Code is not a status of 100 to 599")]
     Status,
     #[error("moorline-state is over {max} bytes or has control characters ({0} bytes)", max = State::MAX)]
@@ -58,20 +60,35 @@ pub(super) const BAD_GATEWAY: u16 = 502;
 /// The most bytes of a refusal that a client of a refused handshake is shown.
 const REFUSAL_MAX: usize = 4096;
 
-/// What the reply to an event with this body comes to.
+/// What a reply over NATS to an event with this body comes to.
 pub(super) fn outcome(body: &EventBody, reply: &Reply) -> Result<Outcome, Broken> {
-    let fields = Fields::read(reply)?;
-    if let Some(failure) = failure(&fields, reply)? {
-        return Ok(Outcome::Refused(refusal(body, &fields, failure, &reply.payload)));
+    let headers = reply.headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values.iter().map(move |value| (name, value.as_str().as_bytes()))
+    });
+    outcome_of(body, reply.status, headers, &reply.payload)
+}
+
+/// What a reply to an event with this body comes to: the status that its transport gives it, its headers
+/// and its payload.
+pub(super) fn outcome_of<'a>(
+    body: &EventBody,
+    status: Option<u16>,
+    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    payload: &Bytes,
+) -> Result<Outcome, Broken> {
+    let fields = Fields::read(headers)?;
+    if let Some(failure) = failure(&fields, status)? {
+        return Ok(Outcome::Refused(refusal(body, &fields, failure, payload)));
     }
     match body {
         EventBody::Connect(offer) => {
-            let grant = grant::parse(&reply.payload, &offer.subprotocols)?;
+            let grant = grant::parse(payload, &offer.subprotocols)?;
             Ok(Outcome::Accepted(Box::new(grant)))
         }
         EventBody::Connected | EventBody::Disconnected(_) => Ok(Outcome::Replied(Vec::new())),
         EventBody::Message(message) => {
-            Ok(Outcome::Replied(actions(message.kind(), &fields, &reply.payload)?))
+            Ok(Outcome::Replied(actions(message.kind(), &fields, payload)?))
         }
     }
 }
@@ -83,13 +100,13 @@ struct Failure {
     is_explicit: bool,
 }
 
-fn failure(fields: &Fields<'_>, reply: &Reply) -> Result<Option<Failure>, Broken> {
+fn failure(fields: &Fields<'_>, of_transport: Option<u16>) -> Result<Option<Failure>, Broken> {
     let explicit = fields.status.map(status).transpose()?;
     let service = fields.service_error.map(status).transpose()?;
     let is_failure = |status: &u16| !(200..300).contains(status);
     let failed = explicit.filter(is_failure).map(|status| (status, true));
     let failed = failed
-        .or_else(|| service.or(reply.status).filter(is_failure).map(|status| (status, false)));
+        .or_else(|| service.or(of_transport).filter(is_failure).map(|status| (status, false)));
     Ok(failed.map(|(status, is_explicit)| Failure {
         status: if (400..600).contains(&status) { status } else { BAD_GATEWAY },
         is_explicit,
@@ -137,10 +154,9 @@ fn actions(asked: Kind, fields: &Fields<'_>, payload: &Bytes) -> Result<Vec<Acti
 }
 
 impl<'a> Fields<'a> {
-    fn read(reply: &'a Reply) -> Result<Self, Broken> {
+    fn read(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Self, Broken> {
         let mut fields = Self::default();
-        for (name, values) in reply.headers.iter() {
-            let name: &str = name.as_ref();
+        for (name, value) in headers {
             let is = |known: &str| name.eq_ignore_ascii_case(known);
             let (field, known) = if is("content-type") {
                 (&mut fields.content_type, "Content-Type")
@@ -159,12 +175,10 @@ impl<'a> Fields<'a> {
             } else {
                 continue;
             };
-            for value in values {
-                // Which of two is meant cannot be told: names in two spellings come in any order.
-                let before = field.replace(value.as_str());
-                if before.is_some_and(|before| before != value.as_str()) {
-                    return Err(Broken::Twice(known));
-                }
+            let value = std::str::from_utf8(value).map_err(|_| Broken::Text(known))?;
+            // Which of two is meant cannot be told: names in two spellings come in any order.
+            if field.replace(value).is_some_and(|before| before != value) {
+                return Err(Broken::Twice(known));
             }
         }
         Ok(fields)

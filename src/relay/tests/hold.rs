@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::{Edge, Seen, echo, said, seconds, subscribe};
+use super::{Edge, Seen, echo, gates, said, seconds, subscribe};
 use crate::config::Period;
 use crate::event::Outcome;
 use crate::nats::testing::{NatsServer, until};
@@ -145,7 +145,8 @@ async fn what_is_held_is_bounded() {
     route.hold = seconds(1);
     edge.hold = Hold::new(4096);
     edge.relay =
-        Relay::new(&route, Some(&nats), &edge.hold, &Fence::open(), &edge.metrics).unwrap();
+        Relay::new(&route, Some(&nats), &gates(), &edge.hold, &Fence::open(), &edge.metrics)
+            .unwrap();
     let outcomes = join_all((0..5).map(|_| edge.ask("x"))).await;
     let count = |outcome| outcomes.iter().filter(|other| **other == outcome).count();
     assert_eq!((count(Outcome::Unavailable), count(Outcome::Overloaded)), (3, 2));

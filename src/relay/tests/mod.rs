@@ -34,7 +34,8 @@ impl Edge {
         let metrics = Metrics::new();
         let nats = Box::pin(server.nats(&metrics)).await;
         let hold = Hold::new(1 << 20);
-        let relay = Relay::new(&route, Some(&nats), &hold, &Fence::open(), &metrics).unwrap();
+        let relay =
+            Relay::new(&route, Some(&nats), &gates(), &hold, &Fence::open(), &metrics).unwrap();
         Self { relay, metrics, hold, peer: Arc::new(peer("app", None)) }
     }
 
@@ -104,6 +105,10 @@ async fn subscribe(server: &NatsServer) -> (async_nats::Client, async_nats::Subs
     let requests = client.queue_subscribe("moorline.app.in.*", group).await.unwrap();
     let _ = client.request("nobody", Bytes::new()).await;
     (client, requests)
+}
+
+fn gates() -> Gates {
+    Gates::new(&Tasks::new())
 }
 
 fn said(text: &str) -> Outcome {
@@ -250,13 +255,14 @@ async fn a_route_without_a_way_is_named() {
     let (hold, metrics) = (Hold::new(0), Metrics::new());
     let mut route = route("app");
     route.name = Some("chat".into());
-    let error = Relay::new(&route, None, &hold, &Fence::open(), &metrics).unwrap_err();
+    let error = Relay::new(&route, None, &gates(), &hold, &Fence::open(), &metrics).unwrap_err();
     assert!(error.to_string().contains("route chat"), "{error}");
 
     let server = crate::config::Nats::default();
     let nats = start(&server, &metrics).await;
     route.backend = Backend::Nats("a.>".into());
-    let error = Relay::new(&route, Some(&nats), &hold, &Fence::open(), &metrics).unwrap_err();
+    let error =
+        Relay::new(&route, Some(&nats), &gates(), &hold, &Fence::open(), &metrics).unwrap_err();
     assert!(matches!(error, RelayError::Prefix { .. }));
     assert!(!nats.is_connected() && error.to_string().contains("backend.nats"));
 }
@@ -266,7 +272,8 @@ async fn the_echo_says_back_what_it_hears() {
     let metrics = Metrics::new();
     let mut route = route("app");
     route.backend = Backend::Echo(true);
-    let relay = Relay::new(&route, None, &Hold::new(0), &Fence::open(), &metrics).unwrap();
+    let relay =
+        Relay::new(&route, None, &gates(), &Hold::new(0), &Fence::open(), &metrics).unwrap();
     let peer = Arc::new(peer("app", None));
     let ask = |body| relay.request(event(&peer, body));
     let message = Message::binary(&[0xff][..]);

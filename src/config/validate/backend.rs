@@ -1,0 +1,166 @@
+//! Rules of a route's backend.
+
+use std::collections::HashSet;
+
+use http::{Uri, uri::Authority};
+
+use super::{Findings, MINUTE, nats};
+use crate::config::{Backend, Config, HttpBackend, Period, Route, Upstream, error::quoted};
+
+/// Checks the backend of the route at `at`.
+pub(super) fn check(config: &Config, route: &Route, at: &str, findings: &mut Findings) {
+    match &route.backend {
+        Backend::Echo(true) => {}
+        Backend::Echo(false) => findings.refuse(
+            &format!("{at}.backend.echo"),
+            "expected `true`; without the echo, write `{nats: <prefix>}` or leave `backend` out",
+        ),
+        Backend::Nats(prefix) => {
+            if !prefix.is_empty()
+                && let Err(message) = nats::subject_prefix(prefix)
+            {
+                findings.refuse(&format!("{at}.backend.nats"), message);
+            }
+            findings.need(
+                config.nats.is_some(),
+                &format!("{at}.backend"),
+                "the backend is behind NATS, and there is no `nats` section; add one, or write \
+                 `backend: {http: <url>}`, or `backend: {echo: true}` for a first try",
+            );
+        }
+        Backend::Http(backend) => {
+            http(backend, &format!("{at}.backend"), findings);
+            if let Some(upstream) = &config.upstream {
+                behind_upstream(backend, upstream, &format!("{at}.backend"), findings);
+            }
+            for (i, name) in route.forward_headers.iter().flatten().enumerate() {
+                let is_of_body = OF_BODY.iter().any(|own| name.eq_ignore_ascii_case(own));
+                let message =
+                    format!("`{name}` of the handshake says nothing of a request to a backend");
+                findings.need(!is_of_body, &format!("{at}.forward_headers[{i}]"), &message);
+            }
+        }
+    }
+}
+
+/// Headers of a request with a body, which events have and handshakes have not.
+const OF_BODY: [&str; 6] = [
+    "accept-encoding",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "traceparent",
+];
+/// The most servers of one backend.
+const MAX_URLS: usize = 64;
+
+fn http(backend: &HttpBackend, at: &str, findings: &mut Findings) {
+    let urls = backend.urls.as_slice();
+    let path = |key: &str| format!("{at}.{key}");
+    if urls.is_empty() || urls.len() > MAX_URLS {
+        let message = format!("expected 1 to {MAX_URLS} URLs, found {}", urls.len());
+        findings.refuse(&path("http"), message);
+    }
+    let mut seen = HashSet::new();
+    for (i, url) in urls.iter().enumerate() {
+        let at = if urls.len() > 1 { path(&format!("http[{i}]")) } else { path("http") };
+        match check_url(url) {
+            Err(message) => findings.refuse(&at, message),
+            Ok(()) if !seen.insert(url) => {
+                findings.refuse(&at, format!("{} is listed twice", quoted(url)));
+            }
+            Ok(()) => {}
+        }
+    }
+    let is_https = |url: &String| url.to_ascii_lowercase().starts_with("https:");
+    findings.need(
+        backend.ca.is_none() || urls.iter().any(is_https),
+        &path("ca"),
+        "no URL of `http` begins with `https://`, so there is nobody to check",
+    );
+    findings.range(&path("max_requests"), backend.max_requests, 1, 100_000);
+    let least = Period::millis(1);
+    findings.period(&path("queue_timeout"), backend.queue_timeout, least, MINUTE);
+    findings.period(&path("connect_timeout"), backend.connect_timeout, least, MINUTE);
+}
+
+/// What a backend needs whose server clients reach, too.
+fn behind_upstream(backend: &HttpBackend, upstream: &Upstream, at: &str, findings: &mut Findings) {
+    let url = upstream.url.to_string();
+    if !backend.is_at(&url) {
+        return;
+    }
+    findings.need(
+        backend.secret_file.is_some(),
+        &format!("{at}.secret_file"),
+        "needed, because the backend is also the `upstream`, which clients reach; the service must tell \
+         events from their requests",
+    );
+    let is_root = |path: &String| path.bytes().all(|b| b == b'/');
+    findings.need(
+        !backend.paths().iter().any(is_root),
+        &format!("{at}.http"),
+        "the backend is also the `upstream`, and clients must not reach where it takes events; give \
+         these a path of their own, as `/ws-events`",
+    );
+}
+
+fn check_url(url: &str) -> Result<(), String> {
+    let expected = || {
+        format!(
+            "expected a URL as `http://127.0.0.1:5000/events` or `https://app.example/events`, found {}",
+            quoted(url)
+        )
+    };
+    if url.contains('#') {
+        return Err(expected());
+    }
+    let uri: Uri = url.parse().map_err(|_| expected())?;
+    let authority = uri.authority().map_or("", Authority::as_str);
+    if authority.contains('@') {
+        return Err(
+            "credentials do not belong in a URL; the backend knows moorline by `secret_file`"
+                .to_owned(),
+        );
+    }
+    let port = authority.rsplit_once(':').map(|(_, port)| port).filter(|p| !p.ends_with(']'));
+    let port_fits = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0));
+    let has_host = uri.host().is_some_and(|host| !host.is_empty());
+    let fits = matches!(uri.scheme_str(), Some("http" | "https")) && has_host && port_fits;
+    if fits { Ok(()) } else { Err(expected()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_is_a_url() {
+        for url in [
+            "http://127.0.0.1:5000/ws-events",
+            "https://app.example",
+            "http://[::1]:80/a?b=c",
+            "http://app.default.svc:8080/",
+        ] {
+            assert_eq!(check_url(url), Ok(()), "{url}");
+        }
+        for url in [
+            "",
+            "app:5000",
+            "/events",
+            "ftp://app/",
+            "ws://app/",
+            "http://",
+            "http://:80/",
+            "http://app:0/",
+            "http://app:99999/",
+            "http://a b/",
+            "http://app/#x",
+        ] {
+            assert!(check_url(url).is_err_and(|e| e.contains("expected a URL")), "{url}");
+        }
+        let error = check_url("http://me:hunter2@app/").unwrap_err();
+        assert!(error.contains("`secret_file`") && !error.contains("hunter2"), "{error}");
+    }
+}

@@ -1,0 +1,263 @@
+//! Events as HTTP requests: one relay for every dialect, with its connections, its bounds and what it
+//! knows of the servers. A dialect is a pure map, from an event to a request and from an answer to an
+//! outcome.
+
+mod health;
+mod gate;
+mod cloudevents;
+#[cfg(test)]
+mod tests;
+
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::{fmt, io};
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+
+use super::dispatch::{Asked, Carrier, Dispatch, Tried};
+use super::hold::Hold;
+use super::measure::Measure;
+use super::ways::Ways;
+use super::{Fence, RelayError, reply};
+use crate::config::{Dialect, EventKind, HttpBackend, Route};
+use crate::event::{Event, Outcome};
+use crate::http_client::{Connection, ExchangeError, Server};
+use crate::metrics::Metrics;
+use crate::tls;
+
+pub use gate::Gates;
+use gate::{Gate, InVain, Key};
+use health::{Failure, Pass};
+
+/// An HTTP service.
+#[derive(Debug)]
+pub struct HttpRelay {
+    dialect: Dialect,
+    /// By the place of its URL in the config.
+    servers: Box<[Server]>,
+    gate: Arc<Gate>,
+    /// What shows the service that a request is moorline's.
+    secret: Option<HeaderValue>,
+    ways: Ways<Targets>,
+    dispatch: Dispatch,
+}
+
+/// The path and query of requests, by the place of each server.
+type Targets = Box<[PathAndQuery]>;
+
+/// An event that a server may have. Dropping it closes the connection.
+pub(in crate::relay) struct Sent {
+    answer: Pin<Box<dyn Future<Output = Result<Response<Bytes>, ExchangeError>> + Send>>,
+    deadline: Instant,
+    /// None once there is a verdict.
+    pass: Option<Pass>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// How an answer broke the contract, beside what an answer over NATS can.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("the answer is {0}, which leads elsewhere")]
+    Status(StatusCode),
+    #[error("the answer has a Content-Encoding, and none was asked for")]
+    Coding,
+    #[error(transparent)]
+    Reply(#[from] reply::Broken),
+}
+
+/// The most bytes of an answer's body: as much as a NATS server takes by default.
+const MAX_ANSWER: usize = 1024 * 1024;
+const SECRET: HeaderName = HeaderName::from_static("moorline-secret");
+
+impl HttpRelay {
+    /// Blocks while it reads the secret and the authorities.
+    pub(super) fn new(
+        route: &Route,
+        backend: &HttpBackend,
+        gates: &Gates,
+        hold: &Hold,
+        fence: &Fence,
+        metrics: &Metrics,
+    ) -> Result<Self, RelayError> {
+        let name = || route.name().to_owned();
+        let urls = backend.urls.as_slice();
+        let tls = if urls.iter().any(|url| url.to_ascii_lowercase().starts_with("https:")) {
+            let config = tls::client_config(backend.ca.as_deref(), None);
+            Some(Arc::new(config.map_err(|source| RelayError::Tls { route: name(), source })?))
+        } else {
+            None
+        };
+        let server = |url: &String| {
+            let url: Uri = url.parse().ok()?;
+            let timeout = backend.connect_timeout.get();
+            Server::new(&url, tls.as_ref(), timeout, &gates.tasks).ok()
+        };
+        let servers: Option<Box<[Server]>> = urls.iter().map(server).collect();
+        let servers = servers.filter(|servers| (1..=InVain::MAX).contains(&servers.len()));
+        let servers = servers.ok_or_else(|| RelayError::Url { route: name() })?;
+        let key =
+            Key { hub: route.hub.as_str().to_owned(), route: name(), backend: backend.clone() };
+        let place = |kind: EventKind, action: Option<&str>| {
+            let (hub, route, urls) = (route.hub.as_str(), route.name(), urls.join(" "));
+            // No subject has a space.
+            let name = format!("{hub} {route} {} {} {urls}", kind.as_str(), action.unwrap_or(""));
+            (name, servers.iter().map(|server| target(server.target(), action)).collect())
+        };
+        let ways = Ways::new(route, hold, fence, place);
+        let names: Vec<&str> = servers.iter().map(Server::name).collect();
+        let circuits = metrics.circuits(route.hub.as_str(), route.name());
+        Ok(Self {
+            dialect: backend.dialect,
+            gate: gates.gate(key, &names, &circuits),
+            ways,
+            servers,
+            secret: secret(route, backend)?,
+            dispatch: Dispatch::new(route),
+        })
+    }
+
+    /// Whether any server may be asked, as far as is known.
+    pub(super) fn is_reachable(&self) -> bool {
+        self.gate.is_open(Instant::now())
+    }
+
+    /// Cancel safe in that dropping the future leaves nothing behind.
+    pub(super) async fn request(&self, event: &Event, measure: &mut Measure<'_>) -> Outcome {
+        let asked = Asked { event, data: event.body.data(), way: self.ways.of(&event.body) };
+        self.dispatch.request(self, &asked, measure).await
+    }
+
+    fn request_to(
+        &self,
+        target: &PathAndQuery,
+        asked: &Asked<'_, Targets>,
+    ) -> http::Result<Request<Bytes>> {
+        let mut request = Request::new(asked.data.clone());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from(target.clone());
+        let headers = request.headers_mut();
+        for (name, value) in &asked.event.peer.forwarded {
+            headers.append(name, value.clone());
+        }
+        match self.dialect {
+            Dialect::Cloudevents => cloudevents::write(asked.event, headers)?,
+        }
+        if let Some(secret) = &self.secret {
+            headers.insert(SECRET, secret.clone());
+        }
+        Ok(request)
+    }
+
+    fn outcome(&self, event: &Event, answer: &Response<Bytes>) -> Outcome {
+        let outcome = match self.dialect {
+            Dialect::Cloudevents => cloudevents::outcome(event, answer),
+        };
+        outcome.unwrap_or_else(|broken| self.dispatch.broken(event, &broken))
+    }
+
+    /// A connection to a server that takes one. Each is asked once.
+    async fn connection(&self, deadline: Instant) -> Option<(usize, Connection, Pass)> {
+        let mut in_vain = InVain::default();
+        loop {
+            let (place, pass) = self.gate.choose(Instant::now(), in_vain)?;
+            let server = self.servers.get(place)?;
+            match timeout_at(deadline, server.connection()).await {
+                Ok(Ok(connection)) => return Some((place, connection, pass)),
+                Ok(Err(error)) => {
+                    let (server, cause) = (server.name(), error.source().map(ToString::to_string));
+                    tracing::debug!(server, %error, cause, "backend cannot be reached");
+                }
+                Err(_) => {}
+            }
+            pass.failed(Instant::now(), Failure::Unreachable);
+            in_vain.add(place);
+        }
+    }
+}
+
+impl Carrier for HttpRelay {
+    type Place = Targets;
+    type Sent = Sent;
+
+    async fn up(&self) {}
+
+    async fn send(&self, asked: &Asked<'_, Targets>, deadline: Instant) -> Result<Sent, Tried> {
+        if !self.is_reachable() {
+            return Err(Tried::NotProcessed);
+        }
+        let Some(place) = self.gate.enter(deadline).await else {
+            return Err(self.dispatch.not_sent(asked.event, &"max_requests are at the backend"));
+        };
+        let Some((server, connection, pass)) = self.connection(deadline).await else {
+            return Err(Tried::NotProcessed);
+        };
+        let target = asked.way.place.get(server).ok_or(Tried::NotProcessed)?;
+        let request = self
+            .request_to(target, asked)
+            .map_err(|error| self.dispatch.not_sent(asked.event, &error))?;
+        let answer = Box::pin(connection.exchange(request, MAX_ANSWER));
+        Ok(Sent { answer, deadline, pass: Some(pass), _place: place })
+    }
+
+    async fn ended(
+        &self,
+        asked: &Asked<'_, Targets>,
+        sent: &mut Sent,
+        until: Instant,
+    ) -> Option<Tried> {
+        let ended = timeout_at(until, &mut sent.answer).await;
+        if ended.is_err() && until < sent.deadline {
+            return None;
+        }
+        let broken = |error| Tried::Done(self.dispatch.broken(asked.event, &error));
+        let (failure, tried) = match ended {
+            Ok(Ok(answer)) => (None, Tried::Done(self.outcome(asked.event, &answer))),
+            Ok(Err(error @ ExchangeError::TooLarge(_))) => (None, broken(error)),
+            Ok(Err(error @ ExchangeError::NotHttp(_))) => (Some(Failure::NoAnswer), broken(error)),
+            Ok(Err(ExchangeError::NotWritten)) => (Some(Failure::Unreachable), Tried::NotProcessed),
+            Ok(Err(ExchangeError::Lost(_))) | Err(_) => {
+                (Some(Failure::NoAnswer), Tried::Done(Outcome::Unknown))
+            }
+        };
+        match (sent.pass.take(), failure) {
+            (Some(pass), None) => pass.succeeded(),
+            (Some(pass), Some(failure)) => pass.failed(Instant::now(), failure),
+            (None, _) => {}
+        }
+        Some(tried)
+    }
+}
+
+impl fmt::Debug for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sent").field("pass", &self.pass).finish_non_exhaustive()
+    }
+}
+
+/// Where the messages of an action go: one segment below where the others go. An action is plain text, so
+/// that what comes out is a path.
+fn target(own: &PathAndQuery, action: Option<&str>) -> PathAndQuery {
+    let Some(action) = action else { return own.clone() };
+    let query = own.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let text = format!("{}/{action}{query}", own.path().trim_end_matches('/'));
+    text.parse().unwrap_or_else(|_| own.clone())
+}
+
+/// Reads what every request carries, and that it can be carried.
+fn secret(route: &Route, backend: &HttpBackend) -> Result<Option<HeaderValue>, RelayError> {
+    let Some(source) = &backend.secret_file else { return Ok(None) };
+    let wrong = |source| RelayError::Secret { route: route.name().to_owned(), source };
+    let bytes = source.read().map_err(wrong)?;
+    if bytes.is_empty() {
+        return Err(wrong(io::Error::other("it is empty")));
+    }
+    let value = HeaderValue::from_bytes(&bytes);
+    let mut value = value.map_err(|_| wrong(io::Error::other("it is not one line of text")))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}

@@ -1,0 +1,130 @@
+//! An HTTP service in this process, that a test can stop and start again on the same port.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::harness::free_port;
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    /// Names in lower case; values of a name that came twice are joined by `; `.
+    pub(super) headers: HashMap<String, String>,
+    pub(super) body: String,
+}
+
+/// What comes of a request.
+pub(super) enum Answer {
+    /// Status line, header lines and body, after a while.
+    Reply(&'static str, Vec<String>, String, Duration),
+    /// No answer.
+    Never,
+}
+
+impl Answer {
+    pub(super) fn ok(body: impl Into<String>) -> Self {
+        Self::Reply("200 OK", Vec::new(), body.into(), Duration::ZERO)
+    }
+
+    pub(super) fn header(self, line: &str) -> Self {
+        let Self::Reply(status, mut headers, body, delay) = self else { return self };
+        headers.push(format!("{line}\r\n"));
+        Self::Reply(status, headers, body, delay)
+    }
+
+    pub(super) fn after(self, delay: Duration) -> Self {
+        let Self::Reply(status, headers, body, _) = self else { return self };
+        Self::Reply(status, headers, body, delay)
+    }
+}
+
+impl Asked {
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+}
+
+type Answers = Arc<dyn Fn(&Asked) -> Answer + Send + Sync>;
+
+pub(super) struct Service {
+    port: u16,
+    answers: Answers,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    running: Option<JoinSet<()>>,
+}
+
+impl Service {
+    pub(super) async fn start(answers: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+        let (answers, asked) = (Arc::new(answers), Arc::default());
+        let mut service = Self { port: free_port(), answers, asked, running: None };
+        service.resume().await;
+        service
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/ws-events", self.port)
+    }
+
+    /// The requests so far.
+    pub(super) fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    /// Closes its port and every connection, in the middle of whatever is on it.
+    pub(super) async fn kill(&mut self) {
+        self.running.take().unwrap().shutdown().await;
+    }
+
+    pub(super) async fn resume(&mut self) {
+        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
+        let (answers, asked) = (Arc::clone(&self.answers), Arc::clone(&self.asked));
+        let mut running = JoinSet::new();
+        running.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(serve(stream, Arc::clone(&answers), Arc::clone(&asked)));
+            }
+        });
+        self.running = Some(running);
+    }
+}
+
+async fn serve(stream: TcpStream, answers: Answers, asked: Arc<Mutex<Vec<Asked>>>) -> Option<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.ok()?);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let mut headers = HashMap::<String, String>::new();
+        for line in head.lines().skip(1).filter(|line| !line.is_empty()) {
+            let (name, value) = line.split_once(": ").unwrap();
+            let known = headers.entry(name.to_lowercase()).or_default();
+            *known = if known.is_empty() { value.to_owned() } else { format!("{known}; {value}") };
+        }
+        let mut body = vec![0; headers["content-length"].parse().unwrap()];
+        stream.read_exact(&mut body).await.ok()?;
+        let request = Asked { headers, body: String::from_utf8_lossy(&body).into_owned() };
+        let answer = answers(&request);
+        asked.lock().unwrap().push(request);
+        match answer {
+            Answer::Reply(status, headers, body, delay) => {
+                if !delay.is_zero() {
+                    tokio::time::sleep(delay).await;
+                }
+                let (headers, length) = (headers.concat(), body.len());
+                let answer =
+                    format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n{body}");
+                stream.write_all(answer.as_bytes()).await.ok()?;
+            }
+            // Ends when the other side closes.
+            Answer::Never => return stream.read_u8().await.ok().map(drop),
+        }
+    }
+}
