@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
+use crate::bare::spawn;
 use crate::process::{Process, announce};
 use crate::report::{Report, Row, progress};
 use crate::stage::Stage;
@@ -38,7 +39,7 @@ pub(crate) async fn upstream() -> anyhow::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        tokio::spawn(async move {
+        spawn(async move {
             let answer = service_fn(async |_| {
                 Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(&ANSWER))))
             });
@@ -129,7 +130,8 @@ async fn connect(door: SocketAddr) -> anyhow::Result<SendRequest<Empty<Bytes>>> 
     let stream = TcpStream::connect(door).await?;
     stream.set_nodelay(true)?;
     let (client, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
+    // Its end is the answers' end.
+    spawn(async { drop(connection.await) });
     Ok(client)
 }
 
