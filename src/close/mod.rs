@@ -53,7 +53,7 @@ causes! {
     TooBig = "too-big", 1009;
     /// The backend asked for it; its code is kept.
     BackendClosed = "backend-closed", 1000;
-    /// The backend failed or may have failed on a message.
+    /// The backend failed or may have failed on a message, or may have let in who was refused.
     BackendFailed = "backend-failed", 1011;
     /// No backend took a message; it was certainly not processed.
     BackendUnavailable = "backend-unavailable", 1013;

@@ -358,6 +358,7 @@ impl Keeper {
             let members = hub.map(|hub| hub.members(&Target::Connection(peer.id)));
             members.iter().flatten().for_each(|member| member.handle.cut(close.clone()));
         }
+        self.inner.quotas.lose();
     }
 
     /// Tells who is alive, as long as we know.
@@ -377,7 +378,7 @@ impl Keeper {
         self.inner.fence.close();
         if let Some(own) = &self.own {
             let lease = match self.inner.registry.len() {
-                0 => Lease::Finished,
+                0 if self.inner.quotas.is_idle() => Lease::Finished,
                 _ => Lease::Released,
             };
             let (key, value) = (&own.key, lease.to_json());

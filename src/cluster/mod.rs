@@ -134,7 +134,7 @@ impl Cluster {
             leases: AtomicU32::new(0),
             jetstream: JetStream::Off,
             registry: Registry::new(None, fence.clone(), metrics.registry_entries().clone()),
-            quotas: Quotas::new(None, table, fleet, tasks),
+            quotas: Quotas::solo(table, fleet, tasks),
             table: table.clone(),
             roster: Roster::default(),
             fence,
@@ -150,7 +150,7 @@ impl Cluster {
     /// others.
     #[must_use]
     pub fn start(parts: &Parts<'_>) -> Self {
-        let Parts { node, store, jetstream, table, fleet, roster, tasks, metrics } = *parts;
+        let Parts { node, store, jetstream, table, roster, tasks, metrics, .. } = *parts;
         let buckets = Buckets {
             leases: store.bucket("nodes"),
             connections: store.bucket("connections"),
@@ -165,7 +165,7 @@ impl Cluster {
             leases: AtomicU32::new(0),
             jetstream,
             registry: Arc::clone(&registry),
-            quotas: Quotas::new(Some((store, alive.clone())), table, fleet, tasks),
+            quotas: Quotas::shared(parts, alive.clone(), &registry),
             table: table.clone(),
             roster: roster.clone(),
             fence,
@@ -180,6 +180,11 @@ impl Cluster {
             Keeper::new(Arc::clone(&inner), buckets.clone(), alive.clone()).run()
         });
         cluster.keep("registry", move || Arc::clone(&registry).write());
+        let quotas = cluster.0.quotas.clone();
+        cluster.keep("user slots", move || {
+            let quotas = quotas.clone();
+            async move { quotas.forget_returned().await }
+        });
         cluster
     }
 
@@ -232,7 +237,7 @@ impl Cluster {
     /// # Errors
     /// When the user has as many connections as there may be.
     pub async fn seat(&self, peer: &Peer, quota: UserQuota) -> Result<Option<Box<Slot>>, UserFull> {
-        self.0.quotas.take(peer, self.0.registry.lease(), quota).await
+        self.0.quotas.take(peer, quota).await
     }
 
     /// Waits until the node has its lease, or there is no fleet. Cancel safe.
@@ -254,13 +259,15 @@ impl Cluster {
         }
     }
 
-    /// Gives the lease back, after the last entry is written: what is left of the connections is for
-    /// others to finish, at once. False when that was not done by `deadline`.
+    /// Gives the lease back, after the last entry is written and the last slot is forgotten: what is left
+    /// of the connections is for others to finish, at once. False when that was not done by `deadline`.
     pub async fn release(&self, deadline: Instant) -> bool {
+        let Inner { registry, quotas, .. } = &*self.0;
+        quotas.hurry();
         // Some of the time is for the lease itself.
         let settle_by = deadline - deadline.saturating_duration_since(Instant::now()) / 3;
         let settled = async {
-            while !self.0.registry.is_off() && !self.0.registry.is_settled() {
+            while !(registry.is_off() || registry.is_settled()) || !quotas.is_settled() {
                 sleep(SETTLE_PAUSE).await;
             }
         };

@@ -85,7 +85,7 @@ impl Takeover {
             told.into_iter().collect::<Result<(), StoreError>>()?;
         }
         connections.forget(&barrier, None, deadline()).await?;
-        self.inner.quotas.forget(self.lease).await;
+        self.inner.quotas.forget(self.lease).await?;
         if let Some(revision) = self.revision {
             let (key, value) = (self.lease.key(), Lease::Finished.to_json());
             let leases = &self.buckets.leases;

@@ -103,7 +103,8 @@ where
     let slot = accepted.slot;
     relay.metrics().opened();
     // Another node may have taken it over before it was in the table, where it would have been found.
-    if entry.as_ref().is_some_and(Entry::is_lost) {
+    let has_lost_slot = slot.as_ref().is_some_and(|slot| slot.is_lost());
+    if has_lost_slot || entry.as_ref().is_some_and(Entry::is_lost) {
         mailbox.handle().cut(Close::with_code(Cause::NodeLost, Cause::Evicted.code()));
     }
     let machine = Machine::new(

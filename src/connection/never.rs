@@ -1,5 +1,5 @@
-//! A client that was let in and left before it heard so: its end is told as that of any other client
-//! that vanished.
+//! A client that a backend has let in, or may have, and whose connection never opens: its end is told as
+//! that of any other.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::ending;
-use crate::close::{Cause, Close};
+use crate::close::Close;
 use crate::cluster::{Entry, Farewells};
 use crate::config::EventKind;
 use crate::event::{Ended, Event, EventBody, Peer, State, Trace};
@@ -34,6 +34,8 @@ pub struct Promise {
     pub state: Option<State>,
     /// Since when.
     pub since: Instant,
+    /// How it ends if its connection never opens.
+    pub close: Close,
     /// How its last event is delivered.
     pub farewells: Farewells,
     /// Its place in the registry, where its end must be told.
@@ -68,8 +70,7 @@ impl Drop for Unopened {
 
 impl Promise {
     async fn end(self) {
-        let (peer, duration) = (self.peer, self.since.elapsed());
-        let close = Close::of(Cause::Vanished);
+        let (peer, close, duration) = (self.peer, self.close, self.since.elapsed());
         ending::log(&peer, &close, duration, None, None);
         // A backend that never heard of the client would not know whose end this is.
         let is_known = self.sequence > 0;

@@ -13,6 +13,7 @@ use super::refusal::Refusal;
 use super::request::Opening;
 use super::{Caller, Door, Doorkeeper, Gate, trace_of};
 use crate::auth::{self, Denied};
+use crate::close::{Cause, Close};
 use crate::cluster::{Cluster, Entry, Farewells, Slot};
 use crate::config::{EventKind, JwtSources};
 use crate::connection::{Promise, Unopened};
@@ -21,7 +22,6 @@ use crate::event::{
 };
 use crate::id::{GroupName, UserId};
 use crate::limits::Seat;
-use crate::relay::Relay;
 
 /// A client that may come in.
 #[derive(Debug)]
@@ -113,6 +113,7 @@ pub(super) async fn admit<B>(
         sequence: 0,
         state: None,
         since,
+        close: Close::of(Cause::Vanished),
         farewells: keeper.farewells.clone(),
         entry,
     };
@@ -127,8 +128,9 @@ pub(super) async fn admit<B>(
         (granted, slot)
     } else {
         let peer = Arc::new(peer(subprotocol.map(Into::into)));
-        let slot = keeper.cluster.seat(&peer, door.quota).await?;
+        // First, so that who has a slot is in the registry.
         let entry = enter(&keeper.cluster, &peer).await?;
+        let slot = keeper.cluster.seat(&peer, door.quota).await?;
         let unopened = Unopened::new(promise(Arc::clone(&peer), entry));
         (Granted { grant: Grant::default(), peer, unopened, seat }, slot)
     };
@@ -332,7 +334,16 @@ async fn ask(asked: Asked, farewells: &Farewells) -> Result<Granted, Refusal> {
 impl Asked {
     async fn answer(self) -> Result<Granted, Refusal> {
         let Self { event, mut promise, subprotocol, seat } = self;
-        let grant = granted(&promise.relay, event).await?;
+        let grant = match Box::pin(promise.relay.request(event)).await {
+            Outcome::Accepted(grant) => *grant,
+            Outcome::Replied(_) => Grant::default(),
+            Outcome::Refused(refusal) => {
+                let body = refusal.message.map(|message| message.into_data()).unwrap_or_default();
+                return Err(Refusal::Backend(refusal.status, body));
+            }
+            Outcome::Unavailable | Outcome::Overloaded => return Err(Refusal::BackendUnavailable),
+            Outcome::Unknown => return Err(unknown(promise)),
+        };
         let subprotocol = grant.subprotocol.clone().or(subprotocol);
         let peer = Arc::new(promise.peer.granted(grant.user.clone(), subprotocol.map(Into::into)));
         promise.peer = Arc::clone(&peer);
@@ -346,19 +357,19 @@ impl Asked {
     }
 }
 
-async fn granted(relay: &Relay, event: Event) -> Result<Grant, Refusal> {
-    let grant = match Box::pin(relay.request(event)).await {
-        Outcome::Accepted(grant) => *grant,
-        Outcome::Replied(_) => Grant::default(),
-        Outcome::Refused(refusal) => {
-            let body = refusal.message.map(|message| message.into_data()).unwrap_or_default();
-            return Err(Refusal::Backend(refusal.status, body));
-        }
-        Outcome::Unavailable | Outcome::Overloaded => return Err(Refusal::BackendUnavailable),
-        Outcome::Unknown if !relay.is_reachable() => return Err(Refusal::BackendUnavailable),
-        Outcome::Unknown => return Err(Refusal::BackendTimeout),
+/// Refuses a client that the backend may have let in; then that must hear of its end.
+fn unknown(mut promise: Promise) -> Refusal {
+    let refusal = match promise.relay.is_reachable() {
+        true => Refusal::BackendTimeout,
+        false => Refusal::BackendUnavailable,
     };
-    Ok(grant)
+    if promise.peer.route.wants(EventKind::Disconnected) {
+        promise.sequence = 1;
+        // There was no close frame.
+        promise.close = Close::with_code(Cause::BackendFailed, Cause::Vanished.code());
+        drop(Unopened::new(promise));
+    }
+    refusal
 }
 
 /// What a browser needs to see selected even when it is refused by a close frame: one of its offers

@@ -127,6 +127,11 @@ pub(super) fn register() -> Metrics {
             "leases_taken_over_total",
             "Nodes that were dead or had stopped, and whose connections this node finished.",
         ),
+        user_slots_left_out: counter(
+            r,
+            "user_slots_left_out_total",
+            "Slots of users for which there was no room on their way back; they are looked for later.",
+        ),
         users: gauge(r, "users", "Users that have connections to this node."),
         pushes: counters(r, "pushes_total", "Pushes that reached this node.", &["target"]),
         push_deliveries: counters(

@@ -39,6 +39,7 @@ pub struct Metrics {
     groups: IntGauge,
     registry_entries: IntGauge,
     leases_taken_over: IntCounter,
+    user_slots_left_out: IntCounter,
     users: IntGauge,
     pushes: IntCounterVec,
     push_deliveries: IntCounterVec,
@@ -145,6 +146,12 @@ impl Metrics {
     #[must_use]
     pub fn leases_taken_over(&self) -> &IntCounter {
         &self.leases_taken_over
+    }
+
+    /// Slots of users for which there was no room on their way back.
+    #[must_use]
+    pub fn user_slots_left_out(&self) -> &IntCounter {
+        &self.user_slots_left_out
     }
 
     /// Counts an event of the end of a connection on a route that this node does not have.

@@ -101,6 +101,40 @@ async fn a_client_that_left_before_its_101_is_ended_at_the_backend() {
 }
 
 #[tokio::test]
+async fn a_client_that_a_backend_may_have_let_in_is_ended_there() {
+    let nats = NatsServer::start().await;
+    let node = node(
+        &nats,
+        "routes:\n- {path: /ws, auth: connect, request_timeout: 500ms, \
+         events: [connect, disconnected]}\n\
+         - {path: /silent, auth: connect, request_timeout: 500ms}\n",
+    )
+    .await;
+    let worker = Worker::start(&nats, "moorline.default.in.*", |message| match &*message.subject {
+        "moorline.default.in.connect" => Answer::never(),
+        _ => Answer::payload(""),
+    })
+    .await;
+    for path in ["/silent", "/ws"] {
+        let (status, body) = Request::new(path).connect(node.ws()).await.err().expect("a refusal");
+        assert!(status == 504 && body.contains("backend-timeout"), "{status} {body}");
+    }
+    let asked = worker.requests();
+    let ended = eventually("disconnected", async || worker.requests().get(2).cloned()).await;
+    assert_eq!(&*ended.subject, "moorline.default.in.disconnected");
+    let connection = header(&asked[1], "ce-connectionid").unwrap();
+    assert_eq!(header(&ended, "ce-id"), Some(format!("{connection}-end")), "the first is not told");
+    assert_eq!(header(&ended, "ce-sequence").as_deref(), Some("2"));
+    let data: serde_json::Value = serde_json::from_slice(&ended.payload).unwrap();
+    assert_eq!(
+        (data["code"].as_u64(), data["cause"].as_str()),
+        (Some(1006), Some("backend-failed"))
+    );
+    node.metric_becomes("moorline_disconnect_events_total", &["accepted"], 1.0).await;
+    node.metric_becomes("moorline_registry_entries", &[], 0.0).await;
+}
+
+#[tokio::test]
 async fn a_refusal_that_is_a_close_keeps_no_place_and_ends_soon() {
     let nats = NatsServer::start().await;
     let node = node(

@@ -1,39 +1,44 @@
-//! The slots of users in the bucket, and the task that gives them back.
+//! The slots of users in the bucket: who has them, and how one is taken.
+//!
+//! A slot that is written is held until its [`Held`] is dropped. One whose write had no answer is looked
+//! for later, so none stays that nobody knows of.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use prometheus::IntCounter;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::UserQuota;
+use super::returned::{Returned, Work};
 use crate::cluster::alive::Alive;
 use crate::cluster::lease::LeaseId;
+use crate::cluster::record;
+use crate::cluster::registry::Registry;
 use crate::config::WhenUserFull;
-use crate::id::{ConnectionId, HubName, UserId};
-use crate::nats::{Bucket, Key, LogLimit, REQUEST_TIMEOUT, Revision, StoreError};
-use crate::task::{Backoff, Tasks};
+use crate::event::Peer;
+use crate::id::{ConnectionId, HubName, NodeId, UserId};
+use crate::nats::{Bucket, Key, Revision, StoreError};
 
-/// The slots of all users.
+/// The slots of all users. Clones share them.
+#[derive(Debug, Clone)]
+pub(super) struct Slots(pub(super) Arc<Inner>);
+
 #[derive(Debug)]
-pub(super) struct Slots {
-    bucket: Bucket,
+pub(super) struct Inner {
+    pub(super) bucket: Bucket,
     alive: Alive,
-    returned: Arc<Returned>,
+    /// Knows the lease in force.
+    registry: Arc<Registry>,
+    pub(super) node: NodeId,
+    /// The connections of this node that have a slot or ask for one. Held to put in, take out or look.
+    holders: Mutex<HashMap<ConnectionId, HubName>>,
+    pub(super) returned: Returned,
 }
 
-/// Slots on their way back: at most as many as there were connections.
-#[derive(Debug, Default)]
-struct Returned {
-    /// Held to put in or take out.
-    slots: Mutex<Vec<Held>>,
-    news: Notify,
-}
-
-/// Who has a slot.
+/// Who has a slot, as the bucket holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Holder {
     pub(super) connection: ConnectionId,
@@ -43,9 +48,17 @@ pub(super) struct Holder {
     pub(super) since: u64,
 }
 
-/// A slot of ours.
+/// A connection of this node that asks for a slot, or has one.
+#[derive(Debug)]
+pub(super) struct Claim {
+    slots: Slots,
+    pub(super) holder: Holder,
+}
+
+/// A slot of ours; given back on drop.
 #[derive(Debug)]
 pub(super) struct Held {
+    claim: Claim,
     key: Key,
     revision: Revision,
 }
@@ -61,81 +74,150 @@ pub(super) enum Taken {
     None,
 }
 
-/// Slots that are given back at the same time.
-const AT_ONCE: usize = 64;
+/// What is to be written.
+enum Choice {
+    /// To a key that has this revision; the connection that loses its slot by that.
+    Update(Key, Revision, Option<ConnectionId>),
+    /// To a key that has no value.
+    Create(Key),
+    /// Nothing: all slots are held.
+    Nothing,
+}
+
 /// How often it is begun again because others took a slot at the same time.
 const TRIES: usize = 16;
+/// Slots on their way back: as many as a large node has connections, in some megabytes.
+const RETURNED: usize = 1 << 16;
 
 impl Slots {
-    pub(super) fn new(bucket: Bucket, alive: Alive, tasks: &Tasks) -> Self {
-        let returned = Arc::<Returned>::default();
-        let (stop, work, own) = (tasks.clone(), Arc::clone(&returned), bucket.clone());
-        tasks.keep("user slots", move || {
-            let (stop, work, bucket) = (stop.clone(), Arc::clone(&work), own.clone());
-            async move {
-                tokio::select! {
-                    () = stop.stopping() => {}
-                    () = work.forget(&bucket) => {}
-                }
-            }
-        });
-        Self { bucket, alive, returned }
+    pub(super) fn new(
+        bucket: Bucket,
+        alive: Alive,
+        registry: &Arc<Registry>,
+        node: NodeId,
+        left_out: IntCounter,
+    ) -> Self {
+        let (registry, returned) = (Arc::clone(registry), Returned::new(RETURNED, left_out));
+        let holders = Mutex::default();
+        Self(Arc::new(Inner { bucket, alive, registry, node, holders, returned }))
     }
 
-    /// Takes a slot of the user for `holder`.
-    pub(super) async fn take(
-        &self,
-        hub: &HubName,
-        user: &UserId,
-        holder: Holder,
-        quota: UserQuota,
-    ) -> Result<Taken, StoreError> {
-        for _ in 0..TRIES {
-            match Box::pin(self.try_to_take(hub, user, holder, quota)).await {
-                // Somebody else was faster, and everything looks different now.
-                Err(StoreError::Conflict) => {}
-                Err(StoreError::NoBucket(_)) => {
-                    self.bucket.ensure(deadline()).await?;
-                }
-                taken => return taken,
-            }
-        }
-        Err(StoreError::Conflict)
-    }
-
-    /// Forgets the slots that connections of a dead node had.
-    pub(super) async fn forget_all(&self, lease: LeaseId) {
-        // Whoever needs a slot of a dead node takes it anyway; this is for users who never return.
-        let Ok(all) = self.bucket.all(None, Instant::now() + 5 * REQUEST_TIMEOUT).await else {
-            return;
+    /// Begins to ask for a slot; none while the node has no lease.
+    pub(super) fn claim(&self, peer: &Peer) -> Option<Claim> {
+        // Before looking at the lease: when that is lost, either this one is found among the holders, or
+        // it finds no lease.
+        self.holders().insert(peer.id, peer.route.hub.clone());
+        let Some(lease) = self.0.registry.lease() else {
+            self.holders().remove(&peer.id);
+            return None;
         };
-        for record in all {
-            let holder = record.value.as_deref().and_then(parse);
-            if holder.is_some_and(|holder| holder.lease == lease) {
-                let tokens: Vec<&str> = record.key.split('.').collect();
-                self.give_back(Held { key: Key::of(&tokens), revision: record.revision });
+        let holder = Holder { connection: peer.id, lease, since: record::millis(peer.since) };
+        Some(Claim { slots: self.clone(), holder })
+    }
+
+    /// The connections that have a slot or ask for one.
+    pub(super) fn all(&self) -> Vec<(ConnectionId, HubName)> {
+        self.holders().iter().map(|(id, hub)| (*id, hub.clone())).collect()
+    }
+
+    /// Whether the connection has a slot or asks for one.
+    pub(super) fn has(&self, connection: ConnectionId) -> bool {
+        self.holders().contains_key(&connection)
+    }
+
+    /// Whether no slot is held, asked for, or on its way back.
+    pub(super) fn is_idle(&self) -> bool {
+        self.holders().is_empty() && self.is_settled()
+    }
+
+    /// Whether nothing is on its way back.
+    pub(super) fn is_settled(&self) -> bool {
+        self.0.returned.is_empty()
+    }
+
+    /// Nothing that is given back waits any more.
+    pub(super) fn hurry(&self) {
+        self.0.returned.hurry();
+    }
+
+    fn holders(&self) -> MutexGuard<'_, HashMap<ConnectionId, HubName>> {
+        self.0.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Claim {
+    /// Takes a slot of the user. Not cancel safe: dropped, it may leave a slot that nobody knows of.
+    pub(super) async fn take(
+        self,
+        hub: &HubName,
+        user: &UserId,
+        quota: UserQuota,
+        deadline: Instant,
+    ) -> Result<Taken, StoreError> {
+        let bucket = &self.slots.0.bucket;
+        let value = Bytes::from(serde_json::to_vec(&self.holder).unwrap_or_default());
+        let mut tries = 0..TRIES;
+        let (key, revision, loser) = loop {
+            let written = match self.choose(hub, user, quota, deadline).await {
+                Ok(Choice::Nothing) => return Ok(Taken::None),
+                Ok(Choice::Update(key, revision, loser)) => {
+                    let written = bucket.update(&key, value.clone(), revision, deadline).await;
+                    self.written(key, loser, written)
+                }
+                Ok(Choice::Create(key)) => {
+                    let written = bucket.create(&key, value.clone(), deadline).await;
+                    self.written(key, None, written)
+                }
+                Err(error) => Err(error),
+            };
+            match written {
+                Ok(written) => break written,
+                // Somebody else was faster, and everything looks different now.
+                Err(StoreError::Conflict) if tries.next().is_some() => {}
+                Err(StoreError::NoBucket(_)) if tries.next().is_some() => {
+                    bucket.ensure(deadline).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let held = Held { claim: self, key, revision };
+        Ok(match loser {
+            Some(loser) => Taken::From(held, loser),
+            None => Taken::Free(held),
+        })
+    }
+
+    /// Sees to it that a slot is looked for that may be written.
+    fn written(
+        &self,
+        key: Key,
+        loser: Option<ConnectionId>,
+        written: Result<Revision, StoreError>,
+    ) -> Result<(Key, Revision, Option<ConnectionId>), StoreError> {
+        match written {
+            Ok(revision) => Ok((key, revision, loser)),
+            Err(error) => {
+                if matches!(error, StoreError::Unknown | StoreError::Answer(_)) {
+                    self.slots.0.returned.put(Work::Look(key, self.holder.connection));
+                }
+                Err(error)
             }
         }
     }
 
-    /// Gives a slot back, soon.
-    pub(super) fn give_back(&self, held: Held) {
-        self.returned.lock().push(held);
-        self.returned.news.notify_one();
-    }
-
-    async fn try_to_take(
+    /// Which slot to take.
+    async fn choose(
         &self,
         hub: &HubName,
         user: &UserId,
-        holder: Holder,
         quota: UserQuota,
-    ) -> Result<Taken, StoreError> {
+        deadline: Instant,
+    ) -> Result<Choice, StoreError> {
         let token = user.token();
         let below = Key::of(&[hub.as_str(), &token]);
         let key = |place: &str| Key::of(&[hub.as_str(), &token, place]);
-        let value = Bytes::from(serde_json::to_vec(&holder).unwrap_or_default());
-        let records = self.bucket.all(Some(&below), deadline()).await?;
+        let inner = &self.slots.0;
+        let records = inner.bucket.all(Some(&below), deadline).await?;
         let mut oldest: Option<(Holder, Key, Revision)> = None;
         let mut used = vec![false; usize::from(quota.max)];
         for record in records {
@@ -145,85 +227,52 @@ impl Slots {
                 continue;
             };
             let (key, revision) = (key(place), record.revision);
-            let found = record.value.as_deref().and_then(parse);
-            match found {
-                Some(found) if self.alive.is_alive(found.lease).await? => {
+            match record.value.as_deref().and_then(Holder::parse) {
+                Some(found) if inner.alive.is_alive(found.lease).await? => {
                     *used = true;
                     if oldest.as_ref().is_none_or(|(before, ..)| found.since < before.since) {
                         oldest = Some((found, key, revision));
                     }
                 }
-                _ => {
-                    let revision = self.bucket.update(&key, value, revision, deadline()).await?;
-                    return Ok(Taken::Free(Held { key, revision }));
-                }
+                _ => return Ok(Choice::Update(key, revision, None)),
             }
         }
         if let Some(place) = used.iter().position(|used| !used) {
-            let key = key(&place.to_string());
-            let revision = self.bucket.create(&key, value, deadline()).await?;
-            return Ok(Taken::Free(Held { key, revision }));
+            return Ok(Choice::Create(key(&place.to_string())));
         }
-        match (quota.when_full, oldest) {
+        Ok(match (quota.when_full, oldest) {
             (WhenUserFull::EvictOldest, Some((loser, key, revision))) => {
-                let revision = self.bucket.update(&key, value, revision, deadline()).await?;
-                Ok(Taken::From(Held { key, revision }, loser.connection))
+                Choice::Update(key, revision, Some(loser.connection))
             }
-            _ => Ok(Taken::None),
-        }
+            _ => Choice::Nothing,
+        })
     }
 }
 
-impl Returned {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Held>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes out what was given back, for ever.
-    async fn forget(&self, bucket: &Bucket) {
-        let (failed, mut backoff) =
-            (LogLimit::new(), Backoff::new(Duration::from_millis(100), Duration::from_secs(5)));
-        loop {
-            let next: Vec<Held> = {
-                let mut slots = self.lock();
-                let rest = slots.len().saturating_sub(AT_ONCE);
-                slots.split_off(rest)
-            };
-            if next.is_empty() {
-                self.news.notified().await;
-                continue;
-            }
-            let forgotten = join_all(next.into_iter().map(|held| async move {
-                let forgotten = bucket.forget(&held.key, Some(held.revision), deadline()).await;
-                (held, forgotten)
-            }));
-            let mut failure = None;
-            for (held, forgotten) in forgotten.await {
-                match forgotten {
-                    // Somebody else has it already.
-                    Ok(()) | Err(StoreError::Conflict | StoreError::NoBucket(_)) => {}
-                    Err(error) => {
-                        self.lock().push(held);
-                        failure = Some(error);
-                    }
-                }
-            }
-            let Some(error) = failure else {
-                backoff.reset();
-                continue;
-            };
-            if let Some(left_out) = failed.admit(Instant::now()) {
-                tracing::warn!(%error, left_out, "users' slots are given back later");
-            }
-            sleep(backoff.delay()).await;
-        }
+impl Holder {
+    /// Who was written; none when that was not by moorline.
+    pub(super) fn parse(json: &[u8]) -> Option<Self> {
+        serde_json::from_slice(json).ok()
     }
 }
 
-fn parse(json: &[u8]) -> Option<Holder> {
-    serde_json::from_slice(json).ok()
+impl Held {
+    /// Whether the slot is another node's to give, for it has taken over the lease.
+    pub(super) fn is_lost(&self) -> bool {
+        self.claim.slots.0.registry.lease() != Some(self.claim.holder.lease)
+    }
 }
 
-fn deadline() -> Instant {
-    Instant::now() + REQUEST_TIMEOUT
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.slots.holders().remove(&self.holder.connection);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Before its claim is dropped, so that it is among one or the other all the time.
+        let returned = &self.claim.slots.0.returned;
+        returned.put(Work::Forget(self.key.clone(), self.revision));
+    }
 }

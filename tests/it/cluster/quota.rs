@@ -1,9 +1,12 @@
 //! How many connections a user may have, on all nodes together.
 
 use async_nats::Message;
+use futures_util::StreamExt;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
-use crate::harness::{Answer, Client, NatsServer, Node, Request, Worker, eventually};
+use crate::harness::{Answer, Client, DEADLINE, NatsServer, Node, Request, Worker, eventually};
+use crate::tokens::{SECRET, now, token};
 
 /// Lets everybody in as the user that the query names.
 fn let_in(message: &Message) -> Answer {
@@ -70,4 +73,38 @@ async fn the_places_of_a_dead_node_are_free_again() {
     let _one = eventually("a place is free", async || connect(&other, "alice").await.ok()).await;
     let _two = connect(&other, "alice").await.unwrap();
     assert!(connect(&other, "alice").await.is_err());
+}
+
+/// Whatever becomes of the node, others know of a connection that has a place.
+#[tokio::test]
+async fn who_has_a_place_is_in_the_registry_before() {
+    let nats = NatsServer::start().await;
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), SECRET).unwrap();
+    let node = Node::start(&format!(
+        "nats: {{servers: ['{}']}}\n\
+         limits: {{max_connections_per_user: 2}}\n\
+         jwt: {{keys: [{{algorithms: [HS256], secret: {}}}]}}\n\
+         routes:\n- {{path: /ws, auth: jwt, events: [message, disconnected]}}\n",
+        nats.url(),
+        secret.path().display()
+    ));
+    node.reaches_nats().await;
+    node.wait_for("lease taken", |_| true);
+    let watch = nats.client().await;
+    let mut writes = watch.subscribe("$KV.>").await.unwrap();
+    watch.flush().await.unwrap();
+    let alice = token(json!({"alg": "HS256"}), &json!({"sub": "alice", "exp": now() + 300}));
+    let client = eventually("revocations are known", async || {
+        Request::new("/ws").bearer(&alice).connect(node.ws()).await.ok()
+    })
+    .await;
+    let mut buckets = Vec::new();
+    while !buckets.contains(&"moorline_users".to_owned()) {
+        let write = timeout(DEADLINE, writes.next()).await.expect("a write").unwrap();
+        buckets.push(write.subject.split('.').nth(1).unwrap().to_owned());
+    }
+    buckets.retain(|bucket| bucket != "moorline_nodes");
+    assert_eq!(buckets.first().map(String::as_str), Some("moorline_connections"), "{buckets:?}");
+    client.close().await;
 }
