@@ -18,7 +18,8 @@ use crate::cluster::{Cluster, Entry, Farewells, Slot};
 use crate::config::{EventKind, JwtSources};
 use crate::connection::{Promise, Unopened};
 use crate::event::{
-    Event, EventBody, Forwarded, Grant, Offer, Outcome, Params, Peer, State, TokenFacts, Trace,
+    Action, Event, EventBody, Forwarded, Grant, Offer, Outcome, Params, Peer, State, TokenFacts,
+    Trace,
 };
 use crate::id::{GroupName, UserId};
 use crate::limits::Seat;
@@ -38,6 +39,8 @@ pub(super) struct Admitted {
     pub(super) state: Option<State>,
     /// The backend's headers for the 101.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    /// What the backend wants done first.
+    pub(super) actions: Vec<Action>,
     /// The number of the last event: 1 after a connect event.
     pub(super) sequence: u64,
     pub(super) trace: Trace,
@@ -99,6 +102,7 @@ pub(super) async fn admit<B>(
         user: shown.user.clone(),
         token: shown.token.clone(),
         path: request.uri().path().into(),
+        query: Box::default(),
         params: params.clone(),
         remote: attempt.caller.remote,
         subprotocol,
@@ -142,6 +146,7 @@ pub(super) async fn admit<B>(
         groups,
         state: granted.grant.state,
         headers: granted.grant.headers,
+        actions: granted.grant.actions,
         sequence: u64::from(door.route.wants(EventKind::Connect)),
         trace,
         unopened: granted.unopened,
@@ -337,10 +342,7 @@ impl Asked {
         let grant = match Box::pin(promise.relay.request(event)).await {
             Outcome::Accepted(grant) => *grant,
             Outcome::Replied(_) => Grant::default(),
-            Outcome::Refused(refusal) => {
-                let body = refusal.message.map(|message| message.into_data()).unwrap_or_default();
-                return Err(Refusal::Backend(refusal.status, body));
-            }
+            Outcome::Refused(refusal) => return Err(Refusal::Backend(Box::new(refusal))),
             Outcome::Unavailable | Outcome::Overloaded => return Err(Refusal::BackendUnavailable),
             Outcome::Unknown => return Err(unknown(promise)),
         };

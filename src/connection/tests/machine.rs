@@ -143,7 +143,7 @@ fn actions_apply_in_order_and_nothing_follows_a_close() {
 
 #[test]
 fn each_failed_outcome_has_its_close() {
-    let refusal = |message| Outcome::Refused(Refusal { status: 422, message });
+    let refusal = |message| Outcome::Refused(Refusal::new(422, message));
     for (outcome, cause) in [
         (refusal(None), Cause::BackendFailed),
         (Outcome::Unknown, Cause::BackendFailed),
