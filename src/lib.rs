@@ -22,7 +22,7 @@
 //! cli
 //! server                                         build, reload, drain
 //! edge  management  admin                        clients' door | backends' door | operators' door
-//! handshake                                      opening handshake, refusals, Origin
+//! handshake  passthrough                         opening handshake, refusals, Origin | the upstream, for everything else
 //! connection                                     one connection's life: machine, driver, socket
 //! cluster                                        leases, registry, takeover
 //! auth  relay                                    who is it | event -> outcome
@@ -50,6 +50,7 @@ pub mod auth;
 pub mod cluster;
 pub mod connection;
 pub mod handshake;
+pub mod passthrough;
 pub mod edge;
 pub mod management;
 pub mod admin;

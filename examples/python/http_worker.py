@@ -21,7 +21,7 @@ def answer(event, user, headers, data):
         grant = {"state": "0", "user_id": user}
         return 200, json.dumps(grant, separators=(",", ":"), ensure_ascii=False).encode(), {}
     if event != "moorline.message":
-        return 204, b"", {}
+        return 200, b"", {}
     count = int(headers.get("ce-state") or 0) + 1
     state = {"moorline-state": str(count)}
     if headers["content-type"] == "application/octet-stream":
@@ -46,15 +46,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self, status, body, headers):
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in {**headers, "content-length": str(len(body))}.items():
             self.send_header(name, value)
-        if status != 204:
-            self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
 
 
 server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 5000), Handler)

@@ -83,7 +83,7 @@ async fn examine(config: &Config, report: &mut Report) {
         Some(nats) => Box::pin(nats_servers(config, nats, report)).await,
         None => report.ok("nats", "not configured: one node, no workers behind NATS"),
     }
-    descriptors(config.limits.clients(), report);
+    descriptors(config.descriptors(), report);
 }
 
 fn certificates(tls: &Tls, report: &mut Report) {
@@ -248,8 +248,8 @@ fn descriptors(clients: usize, report: &mut Report) {
         Ok((_, hard)) if hard < needed => report.warn(
             "limits",
             format_args!(
-                "max_connections + max_pending ({clients}) needs {needed} file descriptors, the hard \
-                 limit is {hard}"
+                "max_connections + max_pending, and what `upstream` lets in, ({clients}) need {needed} \
+                 file descriptors, the hard limit is {hard}"
             ),
         ),
         Ok((_, hard)) => report.ok("limits", format_args!("{hard} file descriptors")),

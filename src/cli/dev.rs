@@ -17,7 +17,7 @@ use serde_json::Map;
 use crate::config::{
     Admin, AuthMode, Backend, Config, Format, JetStream, Jwt, JwtAlgorithm, JwtKey, Limits,
     Listeners, Log, LogFormat, Management, Nats, Period, Plain, Public, Route, SecretSource,
-    Shutdown, Tls, process_environment,
+    Shutdown, Tls, Upstream, UpstreamUrl, process_environment,
 };
 use crate::server::Node;
 use crate::tls;
@@ -31,12 +31,16 @@ use super::{print, serve, token};
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  moorline dev\n  moorline dev --nats nats://127.0.0.1:4222\n  \
+    moorline dev --upstream http://127.0.0.1:5000\n  \
     moorline dev --print-config > moorline.yaml"
 )]
 pub(super) struct Dev {
     /// Relay messages to workers behind this NATS server
     #[arg(long, value_name = "URL")]
     nats: Option<String>,
+    /// Pass requests that are no WebSocket to this HTTP server: http://, https:// or unix:/path
+    #[arg(long, value_name = "URL")]
+    upstream: Option<UpstreamUrl>,
     /// Print the config that it runs, and exit
     #[arg(long)]
     print_config: bool,
@@ -58,7 +62,7 @@ const TOKEN_LIFE: Period = Period::secs(24 * 3600);
 
 impl Dev {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let config = config(self.nats.as_deref())?;
+        let config = config(self.nats.as_deref(), self.upstream)?;
         if self.print_config {
             print(&config.to_yaml())?;
             return Ok(ExitCode::SUCCESS);
@@ -70,7 +74,7 @@ impl Dev {
 }
 
 /// The config of `moorline dev`.
-pub(super) fn config(nats: Option<&str>) -> anyhow::Result<Config> {
+pub(super) fn config(nats: Option<&str>, upstream: Option<UpstreamUrl>) -> anyhow::Result<Config> {
     let folder = folder()?;
     let (certificate, key, secret) =
         (folder.join("certificate.pem"), folder.join("key.pem"), folder.join("secret"));
@@ -103,6 +107,7 @@ pub(super) fn config(nats: Option<&str>) -> anyhow::Result<Config> {
             jetstream: JetStream::Optional,
             ..Nats::default()
         }),
+        upstream: upstream.map(Upstream::new),
         jwt: Some(Jwt { keys: vec![secret_key], ..Jwt::default() }),
         routes: vec![Route {
             anonymous: true,
@@ -161,6 +166,8 @@ fn say_how_to_connect(config: &Config, addresses: &[SocketAddr]) -> anyhow::Resu
         }
         _ => "echo".to_owned(),
     };
+    let upstream = config.upstream.as_ref().map(|upstream| upstream.url.to_string());
+    let upstream = upstream.as_deref().unwrap_or("none: only WebSockets are answered");
     let management = config.listeners.management.as_ref();
     let management = management.map(|door| format!("http://{}", door.address)).unwrap_or_default();
     let text = format!(
@@ -168,6 +175,7 @@ fn say_how_to_connect(config: &Config, addresses: &[SocketAddr]) -> anyhow::Resu
         url      wss://localhost:{wss}/ws   ws://localhost:{ws}/ws\n  \
         console  https://localhost:{wss}/_moorline/   http://localhost:{ws}/_moorline/\n  \
         backend  {backend}\n  \
+        upstream {upstream}\n  \
         publish  moorline publish --url {management} --all hello\n  \
         token    {token}\n\n\
         Try it (pip install websockets):\n\n  \

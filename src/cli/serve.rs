@@ -48,7 +48,7 @@ pub(super) async fn serve(
     announce: impl FnOnce(&Node) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
     let (_logs, level) = logging::start(&config.log)?;
-    raise_descriptor_limit(config.limits.clients());
+    raise_descriptor_limit(config.descriptors());
     let signals = Signals::default();
     listen_for_signals(&signals)?;
     let source = file.map(|file| Source { file, set_log_level: Box::new(move |to| level.set(to)) });
@@ -65,11 +65,7 @@ pub(super) const SPARE_DESCRIPTORS: u64 = 256;
 fn raise_descriptor_limit(clients: usize) {
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) if limit < clients as u64 + SPARE_DESCRIPTORS => {
-            tracing::warn!(
-                limit,
-                clients,
-                "file descriptor limit is below max_connections + max_pending"
-            );
+            tracing::warn!(limit, clients, "file descriptor limit is below what clients may take");
         }
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "file descriptor limit could not be raised"),

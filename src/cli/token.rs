@@ -39,7 +39,7 @@ impl Mint {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let config = match &self.config {
             Some(path) => Config::load(path, process_environment())?,
-            None => dev::config(None)?,
+            None => dev::config(None, None)?,
         };
         let mut claims = Map::new();
         for claim in &self.claims {

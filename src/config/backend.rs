@@ -139,14 +139,25 @@ impl HttpBackend {
         let origin = origin(url);
         origin.is_some() && self.urls.as_slice().iter().any(|own| self::origin(own) == origin)
     }
+
+    /// The paths of its URLs.
+    #[must_use]
+    pub fn paths(&self) -> Vec<String> {
+        let path = |url: &String| Some(url.parse::<Uri>().ok()?.path().to_owned());
+        self.urls.as_slice().iter().filter_map(path).collect()
+    }
 }
 
-/// Scheme, host in lower case, and port.
+/// Scheme, host in lower case, and port. The names of this machine are one.
 fn origin(url: &str) -> Option<(bool, String, u16)> {
     let url: Uri = url.parse().ok()?;
     let is_tls = url.scheme_str()? == "https";
     let port = url.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    Some((is_tls, url.host()?.to_ascii_lowercase(), port))
+    let host = match url.host()?.to_ascii_lowercase() {
+        host if ["127.0.0.1", "[::1]"].contains(&host.as_str()) => "localhost".to_owned(),
+        host => host,
+    };
+    Some((is_tls, host, port))
 }
 
 impl Urls {
@@ -272,9 +283,16 @@ mod tests {
 
     #[test]
     fn a_server_is_known_by_scheme_host_and_port() {
-        let urls = ["http://app:5000/events", "https://B.example/x"].map(str::to_owned);
-        let backend = HttpBackend::new(Urls::Many(urls.into()));
-        for same in ["http://APP:5000", "http://app:5000/other?x", "https://b.example:443/"] {
+        let urls = ["http://app:5000/events?x", "https://B.example", "http://127.0.0.1/"];
+        let backend = HttpBackend::new(Urls::Many(urls.map(str::to_owned).into()));
+        assert_eq!(backend.paths(), ["/events", "/", "/"]);
+        for same in [
+            "http://APP:5000",
+            "http://app:5000/other?x",
+            "https://b.example:443/",
+            "http://localhost",
+            "http://[::1]:80",
+        ] {
             assert!(backend.is_at(same), "{same}");
         }
         for other in ["http://app", "https://app:5000", "http://b.example", "app:5000", ""] {

@@ -55,6 +55,9 @@ impl Config {
                 files.secret(&format!("{at}.grip.key_file"), grip);
             }
         }
+        if let Some(upstream) = &self.upstream {
+            files.file("upstream.ca", upstream.ca.as_ref());
+        }
         files.0
     }
 }

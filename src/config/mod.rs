@@ -9,6 +9,7 @@ mod network;
 mod listeners;
 mod jwt;
 mod nats;
+mod upstream;
 mod plan;
 mod backend;
 mod route;
@@ -48,6 +49,7 @@ pub use route::{Actions, AuthMode, EventKind, OnFailure, Outbox, RefuseMode, Rou
 pub use schema::schema;
 pub use secret::SecretSource;
 pub use units::{Period, Size};
+pub use upstream::{Upstream, UpstreamUrl};
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -59,6 +61,11 @@ pub struct Config {
     pub nats: Option<Nats>,
     /// How tokens are found and checked, for routes with `auth: jwt`.
     pub jwt: Option<Jwt>,
+    /// The HTTP server that everything goes to which asks for no WebSocket: its URL, or a section.
+    /// Absent: such requests are refused.
+    #[serde(deserialize_with = "upstream::read")]
+    #[schemars(with = "Option<upstream::UrlOrSection>")]
+    pub upstream: Option<Upstream>,
     /// Which handshakes are taken, and what happens to their messages.
     pub routes: Vec<Route>,
     /// Rate limits by name. A route names its plan, a token may name another by its `plan` claim.
@@ -128,6 +135,21 @@ pub enum LogFormat {
     Human,
     /// One JSON object a line.
     Json,
+}
+
+impl Config {
+    /// File descriptors that clients may take, the requests of theirs that are passed through, and those
+    /// to backends.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        let upstream = self.upstream.as_ref().map_or(0, Upstream::descriptors);
+        let requests = |route: &Route| match &route.backend {
+            Backend::Http(backend) => usize::try_from(backend.max_requests).unwrap_or(usize::MAX),
+            Backend::Nats(_) | Backend::Echo(_) => 0,
+        };
+        let backends = self.routes.iter().map(requests).fold(0, usize::saturating_add);
+        self.limits.clients().saturating_add(upstream).saturating_add(backends)
+    }
 }
 
 impl Default for Heartbeat {

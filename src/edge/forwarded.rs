@@ -1,4 +1,5 @@
-//! The client's address from `X-Forwarded-For` or `Forwarded` (RFC 7239), as far as it can be believed.
+//! The client's address from `X-Forwarded-For` or `Forwarded` (RFC 7239), as far as it can be believed,
+//! and whether it came by TLS.
 //!
 //! Each proxy adds, at the end of the list, the one that it got the request from. So the list is walked
 //! from its end, from one trusted proxy to the next, and the first address that is no trusted proxy's
@@ -16,6 +17,7 @@ use crate::config::{Forwarded, ForwardedHeader};
 const MOST_HOPS: usize = 32;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The address of the client whose request came over a connection from `remote`. Its port is 0 where
 /// the header does not say it.
@@ -36,6 +38,30 @@ pub fn client(remote: SocketAddr, headers: &HeaderMap, forwarded: &Forwarded) ->
         last = SocketAddr::new(hop.ip().to_canonical(), hop.port());
     }
     last
+}
+
+/// The scheme by which the client came to the proxy that a connection from `remote` is of: what that
+/// proxy says in the last element, which is its own. None when nobody says it who is believed.
+#[must_use]
+pub fn scheme(
+    remote: SocketAddr,
+    headers: &HeaderMap,
+    forwarded: &Forwarded,
+) -> Option<&'static str> {
+    if !forwarded.trusted.iter().any(|network| network.contains(remote.ip())) {
+        return None;
+    }
+    let name = match forwarded.header {
+        ForwardedHeader::XForwardedFor => X_FORWARDED_PROTO,
+        ForwardedHeader::Forwarded => FORWARDED,
+    };
+    let field = headers.get_all(name).iter().next_back()?;
+    let element = std::str::from_utf8(FromTheEnd::new(field.as_bytes()).next()?).ok()?.trim_ascii();
+    let scheme = match forwarded.header {
+        ForwardedHeader::XForwardedFor => element,
+        ForwardedHeader::Forwarded => parameter(element, "proto")?,
+    };
+    ["http", "https"].into_iter().find(|known| scheme.eq_ignore_ascii_case(known))
 }
 
 /// The elements of a field's list, last first.
@@ -83,14 +109,19 @@ fn plain_hop(element: &str) -> Option<SocketAddr> {
     bare.or_else(|| node(element))
 }
 
-/// The `for` of an element of `Forwarded` (RFC 7239 section 4), which has exactly one.
+/// The address in an element of `Forwarded`.
 fn rfc_7239_hop(element: &str) -> Option<SocketAddr> {
+    node(parameter(element, "for")?)
+}
+
+/// A parameter of an element of `Forwarded` (RFC 7239 section 4), which has each only once.
+fn parameter<'a>(element: &'a str, wanted: &str) -> Option<&'a str> {
     let mut found = None;
     let mut rest = element;
     while !rest.is_empty() {
         let (name, after) = rest.split_once('=')?;
         let (value, after) = value(after)?;
-        if name.eq_ignore_ascii_case("for") && found.replace(value).is_some()
+        if name.eq_ignore_ascii_case(wanted) && found.replace(value).is_some()
             || !name.bytes().all(is_token)
         {
             return None;
@@ -102,7 +133,7 @@ fn rfc_7239_hop(element: &str) -> Option<SocketAddr> {
             None => return None,
         };
     }
-    node(found?)
+    found
 }
 
 /// The token or quoted string that a text begins with, and what follows it. Escapes stay as they are:
@@ -233,6 +264,30 @@ mod tests {
             let client = client_by(ForwardedHeader::Forwarded, &[field]);
             assert_eq!(client, "10.0.0.1:5", "{field}");
         }
+    }
+
+    #[test]
+    fn the_scheme_is_what_the_last_proxy_says() {
+        let said = |header, remote: &str, fields: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            scheme(remote.parse().unwrap(), &headers, &forwarded(header))
+        };
+        let (plain, rfc) = (ForwardedHeader::XForwardedFor, ForwardedHeader::Forwarded);
+        let x = "x-forwarded-proto";
+        assert_eq!(said(plain, "10.0.0.1:5", &[(x, "https")]), Some("https"));
+        assert_eq!(said(plain, "10.0.0.1:5", &[(x, "https, HTTP ")]), Some("http"));
+        assert_eq!(said(plain, "10.0.0.1:5", &[(x, "https"), (x, "http")]), Some("http"));
+        assert_eq!(said(plain, "192.0.2.1:5", &[(x, "https")]), None);
+        assert_eq!(said(plain, "10.0.0.1:5", &[(x, "javascript")]), None);
+        assert_eq!(said(plain, "10.0.0.1:5", &[("forwarded", "proto=https")]), None);
+        assert_eq!(said(plain, "10.0.0.1:5", &[]), None);
+        let field = ("forwarded", "for=1.1.1.1;proto=http, for=\"[::1]\";proto=\"https\"");
+        assert_eq!(said(rfc, "10.0.0.1:5", &[field]), Some("https"));
+        assert_eq!(said(rfc, "10.0.0.1:5", &[("forwarded", "proto=http;proto=https")]), None);
+        assert_eq!(said(rfc, "10.0.0.1:5", &[(x, "https")]), None);
     }
 
     #[test]

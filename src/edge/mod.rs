@@ -1,5 +1,5 @@
 //! The public door: TCP, whose connection it is, TLS and HTTP, up to the request that the handshake
-//! answers.
+//! answers, or the upstream.
 //!
 //! Every stage has a deadline, and a client that is not let in holds nothing but its own task and a
 //! place in the room for newcomers.
@@ -7,6 +7,9 @@
 mod listener;
 pub mod proxy;
 mod head;
+mod framing;
+mod watched;
+mod session;
 pub mod forwarded;
 mod rules;
 
@@ -15,20 +18,16 @@ use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::config::ProxyProtocol;
@@ -39,6 +38,8 @@ use crate::metrics::Metrics;
 use crate::task::Tasks;
 
 use head::Head;
+use session::Session;
+use watched::Watched;
 
 pub use listener::listen;
 pub use rules::{Proxies, Rules};
@@ -82,12 +83,6 @@ const READ_BUFFER_TLS: usize = 1024;
 const READ_BUFFER_PLAIN: usize = 2048;
 /// hyper's own least; the head's limit is set apart.
 const HTTP_BUFFER: usize = 8192;
-
-const CONSOLE: &str = include_str!("console.html");
-const CONSOLE_PATH: &str = "/_moorline/";
-const CONSOLE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
-    script-src 'unsafe-inline'; connect-src 'self' ws: wss:; base-uri 'none'; \
-    frame-ancestors 'none'; form-action 'none'";
 
 impl Edge {
     /// Serves the clients of one listener until the node stops.
@@ -139,7 +134,7 @@ impl Edge {
             (Transport::Plain, _) => {
                 let read_buffer = READ_BUFFER_PLAIN;
                 let caller = Caller { remote, certificate: None, read_buffer, written };
-                Box::pin(self.http(tcp, caller, &rules, proxies, newcomer)).await;
+                Box::pin(self.http(tcp, caller, &rules, transport, newcomer)).await;
             }
             // The listener came with its certificates, and a reload takes neither away.
             (Transport::Tls, None) => {}
@@ -161,7 +156,7 @@ impl Edge {
                         let certificate = crate::tls::peer_certificate(&tls);
                         let read_buffer = READ_BUFFER_TLS;
                         let caller = Caller { remote, certificate, read_buffer, written };
-                        Box::pin(self.http(tls, caller, &rules, proxies, newcomer)).await;
+                        Box::pin(self.http(tls, caller, &rules, transport, newcomer)).await;
                     }
                     Err(error) => {
                         self.metrics.tls_handshake(error.reason());
@@ -209,45 +204,29 @@ impl Edge {
         io: S,
         caller: Caller,
         rules: &Rules,
-        proxies: &Proxies,
+        transport: Transport,
         newcomer: Newcomer,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let head_timeout = rules.limits.head_timeout.get();
         let newcomer = Arc::new(newcomer);
-        let io = Head::new(io, head_timeout, Arc::clone(&newcomer));
         let remote = caller.remote;
-        // A handshake's answer, yes or no, is the last on its stream, so one caller is enough.
-        let caller = Mutex::new(Some(caller));
-        let no_handshake_yet = || caller.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        let answered = Notify::new();
+        let session = Session::new(self, rules, transport, caller, &newcomer);
+        let pass = rules.passthrough.as_ref();
+        let idle_timeout = pass.map_or(head_timeout, |pass| pass.idle_timeout());
+        let io = Watched::new(io, session.heads.as_ref(), idle_timeout);
+        let io = Head::new(io, head_timeout, Arc::clone(&newcomer));
         let mut overdue = pin!(async {
-            answered.notified().await;
+            session.answered.notified().await;
             sleep(head_timeout).await;
         });
-        let service = service_fn(|request: Request<Incoming>| {
-            newcomer.asked();
-            let answered = &answered;
-            let is_console = self.is_console(&request);
-            let mut caller = match is_console {
-                true => None,
-                false => caller.lock().unwrap_or_else(PoisonError::into_inner).take(),
-            };
-            if let (Some(caller), Some(forwarded)) = (&mut caller, &proxies.forwarded) {
-                caller.remote = forwarded::client(caller.remote, request.headers(), forwarded);
-            }
-            async move {
-                let answer = match caller {
-                    Some(caller) => {
-                        Box::pin(self.doorkeeper.answer(&rules.doors, request, caller)).await
-                    }
-                    None if is_console => console_page(),
-                    None => spent(),
-                };
-                answered.notify_one();
-                Ok::<_, Infallible>(answer)
-            }
+        let mut drained = pin!(async {
+            self.tasks.stopping().await;
+            sleep(rules.drain).await;
+        });
+        let service = service_fn(async |request: Request<Incoming>| {
+            Ok::<_, Infallible>(session.answer(request).await)
         });
         let mut connection = pin!(
             http1::Builder::new()
@@ -259,7 +238,8 @@ impl Edge {
                 .serve_connection(TokioIo::new(io), service)
                 .with_upgrades()
         );
-        let (mut stopping, mut is_stopping) = (pin!(self.tasks.stopping()), false);
+        let mut stopping = pin!(self.tasks.stopping());
+        let (mut is_stopping, mut is_drained) = (false, false);
         let served = loop {
             tokio::select! {
                 served = connection.as_mut() => break served,
@@ -275,27 +255,35 @@ impl Edge {
                     }
                     // The stream of a handshake ends with its answer. Shutting it down would make hyper
                     // write `Connection: close` over that of a 101.
-                    if no_handshake_yet() {
+                    if session.no_handshake_yet() {
                         connection.as_mut().graceful_shutdown();
+                    }
+                }
+                // A handshake may still become a connection, which the drain waits for.
+                () = drained.as_mut(), if !is_drained => {
+                    is_drained = true;
+                    if session.no_handshake_yet() {
+                        tracing::debug!(%remote, "the request did not end before the node");
+                        return;
                     }
                 }
             }
         };
         let fault = match &served {
             _ if newcomer.is_evicted() => Some(BadHead::Evicted),
-            Err(error) => bad_head(error).filter(|_| no_handshake_yet()),
+            Err(error) => bad_head(error).filter(|fault| {
+                // A stream that stays open for another request ends like this when none comes.
+                let is_idle = *fault == BadHead::Late && session.has_passed();
+                session.no_handshake_yet() && !is_idle
+            }),
             Ok(()) => None,
         };
         if let Some(fault) = fault {
-            self.doorkeeper.unread(remote, proxies.source(remote), fault);
+            self.doorkeeper.unread(remote, rules.proxies(transport).source(remote), fault);
         }
         if let Err(error) = served {
             tracing::debug!(%remote, %error, "HTTP connection failed");
         }
-    }
-
-    fn is_console<B>(&self, request: &Request<B>) -> bool {
-        self.console && request.method() == Method::GET && request.uri().path() == CONSOLE_PATH
     }
 }
 
@@ -315,24 +303,4 @@ fn bad_head(error: &hyper::Error) -> Option<BadHead> {
     } else {
         error.is_parse().then_some(BadHead::Malformed)
     }
-}
-
-/// Another request behind a handshake, whose answer was to be the last.
-fn spent() -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    response
-}
-
-/// The WebSocket console: one page, nothing to load beside it.
-fn console_page() -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(CONSOLE.as_bytes())));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONSOLE_POLICY));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // It passed no admission, so its stream must not stay.
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    response
 }

@@ -1,10 +1,13 @@
 //! What a newcomer meets by the config, from its first byte to the answer to its handshake.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::Transport;
 use crate::config::{Forwarded, Limits, Plain, ProxyProtocol, Public};
 use crate::handshake::{Door, Routes};
+use crate::passthrough::Passthrough;
 use crate::tls::Acceptor;
 
 /// All of one config that newcomers meet. A client keeps to those that were in force when it came, so
@@ -17,6 +20,10 @@ pub struct Rules {
     pub limits: Limits,
     /// The certificates; none without a `wss` listener.
     pub acceptor: Option<Acceptor>,
+    /// Where requests go that ask for no WebSocket; without it they are refused.
+    pub passthrough: Option<Arc<Passthrough>>,
+    /// Time for such requests when the node stops.
+    pub drain: Duration,
     /// What stands in front of the `wss` listener.
     pub public: Proxies,
     /// What stands in front of the `ws` listener.

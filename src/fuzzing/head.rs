@@ -17,7 +17,7 @@ use crate::config::{
     AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size, WhenUserFull,
 };
 use crate::connection::Written;
-use crate::edge::{Edge, Proxies, Rules};
+use crate::edge::{Edge, Proxies, Rules, Transport};
 use crate::handshake::{Caller, Door, Doorkeeper, Gate, Plans, Routes};
 use crate::hub::{Fleet, Table};
 use crate::id::NodeId;
@@ -84,7 +84,7 @@ pub(super) fn answer(bytes: &[u8], manner: Manner) -> Option<u16> {
         let newcomer = edge.pending.enter(None).await;
         let rules = edge.rules.load_full();
         let node = async {
-            edge.http(theirs, caller, &rules, &rules.plain, newcomer).await;
+            edge.http(theirs, caller, &rules, Transport::Plain, newcomer).await;
             edge.doorkeeper.farewells.tasks.ended().await;
         };
         let all = talk(ours, bytes, manner, Box::pin(node)).await;
@@ -175,6 +175,8 @@ fn edge() -> (Edge, Caller) {
             doors: Routes::new(doors),
             limits,
             acceptor: None,
+            passthrough: None,
+            drain: Duration::ZERO,
             public: Proxies::default(),
             plain: Proxies::default(),
         }),
@@ -211,9 +213,9 @@ mod tests {
                 }
             };
             let started = Instant::now();
-            let served = async {
-                tokio::join!(client, edge.http(theirs, caller, &rules, &rules.plain, newcomer));
-            };
+            let served = Box::pin(async {
+                tokio::join!(client, edge.http(theirs, caller, &rules, Transport::Plain, newcomer));
+            });
             timeout(Duration::from_secs(60), served).await.expect("the end of the stream");
             assert_eq!(started.elapsed(), rules.limits.head_timeout.get());
         }

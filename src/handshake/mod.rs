@@ -41,6 +41,7 @@ use refusal::Refusal;
 
 pub use plans::Plans;
 pub use refusal::{BadHead, retry_after};
+pub use request::is_plain;
 pub use routes::Routes;
 
 /// The 101 and refusals name the connection, so that a user's report leads to the log line.

@@ -40,6 +40,16 @@ pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), Refusal> {
     }
 }
 
+/// Whether a request is well-formed and nothing in it asks for a WebSocket or another tunnel, so that
+/// somebody else may answer it.
+pub fn is_plain<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    check_request(request).is_ok()
+        && request.method() != Method::CONNECT
+        && !has_token(headers, UPGRADE, "websocket")
+        && !headers.contains_key(SEC_WEBSOCKET_KEY)
+}
+
 /// Checks a request on a route.
 pub(super) fn check_opening<B>(request: &Request<B>) -> Result<Opening, Refusal> {
     let headers = request.headers();
@@ -167,6 +177,29 @@ mod tests {
             let edit = set("sec-websocket-protocol", list);
             assert!(matches!(refused(&edit), Refusal::BadRequest(_)), "{list:?}");
         }
+    }
+
+    #[test]
+    fn what_asks_for_a_tunnel_is_not_plain() {
+        let plain = |edit: &dyn Fn(&mut HeaderMap)| {
+            is_plain(&request(|headers| {
+                for name in ["upgrade", "connection", "sec-websocket-key", "sec-websocket-version"]
+                {
+                    headers.remove(name);
+                }
+                edit(headers);
+            }))
+        };
+        assert!(plain(&|_| {}));
+        assert!(plain(&set("upgrade", "h2c")));
+        assert!(!plain(&set("upgrade", "h2c, WebSocket")));
+        assert!(!plain(&set("sec-websocket-key", "x")));
+        assert!(!plain(&add("host", "other")));
+        let mut connect = request(|headers| headers.clear());
+        connect.headers_mut().insert("host", HeaderValue::from_static("example.com:443"));
+        *connect.method_mut() = Method::CONNECT;
+        *connect.uri_mut() = http::Uri::from_static("example.com:443");
+        assert!(!is_plain(&connect));
     }
 
     #[test]

@@ -140,7 +140,7 @@ async fn a_server_is_asked_over_tls_if_it_is_who_it_should_be() {
     };
     let good = backend(&server.url(), true);
     let request = Request::builder().uri(good.target().clone()).body(Bytes::new()).unwrap();
-    let answer = good.connection().await.unwrap().exchange(request, 5).await.unwrap();
+    let answer = Box::pin(good.connection().await.unwrap().exchange(request, 5)).await.unwrap();
     assert_eq!(answer.body(), "hello");
     let other = server.url().replace("localhost", "127.0.0.1");
     for wrong in [backend(&server.url(), false), backend(&other, true)] {

@@ -3,7 +3,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 use super::Metrics;
@@ -256,6 +257,23 @@ pub(super) fn register() -> Metrics {
             "task_panics_total",
             "Tasks of any kind that ended by a bug in moorline; the log names them.",
         ),
+        passthrough_requests: counters(
+            r,
+            "passthrough_requests_total",
+            "Requests for the upstream ended, by the class of its status or why there was none.",
+            &["result"],
+        ),
+        passthrough_duration: histogram(
+            r,
+            "passthrough_request_duration_seconds",
+            "Time from the head of a request for the upstream to the head of its answer.",
+            FAST,
+        ),
+        passthrough_in_flight: gauge(
+            r,
+            "passthrough_in_flight",
+            "Requests at the upstream, their answers included as long as they are sent.",
+        ),
         disconnect_events: counters(
             r,
             "disconnect_events_total",
@@ -322,6 +340,11 @@ fn histograms(
 ) -> HistogramVec {
     let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
     made(registry, HistogramVec::new(opts, labels))
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
+    made(registry, Histogram::with_opts(opts))
 }
 
 fn opts(name: &str, help: &str) -> Opts {

@@ -8,7 +8,8 @@ mod route;
 mod circuits;
 
 use prometheus::{
-    Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
+    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
 
 pub use circuits::Circuits;
@@ -64,6 +65,9 @@ pub struct Metrics {
     memory_shed: IntCounter,
     panics: IntCounter,
     task_panics: IntCounter,
+    passthrough_requests: IntCounterVec,
+    passthrough_duration: Histogram,
+    passthrough_in_flight: IntGauge,
     disconnect_events: IntCounterVec,
     drain_remaining: IntGauge,
     drain_eta: IntGauge,
@@ -203,6 +207,30 @@ impl Metrics {
             for result in results {
                 self.management_requests.with_label_values(&[operation, result]);
             }
+        }
+    }
+
+    /// One request to the upstream ended: its status's class, or why there was none.
+    pub fn passthrough(&self, result: &'static str) {
+        self.passthrough_requests.with_label_values(&[result]).inc();
+    }
+
+    /// The head of an answer to a request to the upstream, ours or its own, came so long after the
+    /// request's.
+    pub fn passthrough_answered(&self, seconds: f64) {
+        self.passthrough_duration.observe(seconds);
+    }
+
+    /// Requests at the upstream.
+    #[must_use]
+    pub fn passthrough_in_flight(&self) -> &IntGauge {
+        &self.passthrough_in_flight
+    }
+
+    /// Makes the counters of all `results`, at zero.
+    pub fn declare_passthrough(&self, results: impl IntoIterator<Item = &'static str>) {
+        for result in results {
+            self.passthrough_requests.with_label_values(&[result]);
         }
     }
 

@@ -161,7 +161,7 @@ impl Node {
     /// When connections were still open at the end of all deadlines, or the stop was cut short.
     pub async fn run(mut self, signals: &Signals) -> Result<(), ServerError> {
         // Before the first newcomer, who is refused where memory is short from the start.
-        self.watch_memory().await;
+        Box::pin(self.watch_memory()).await;
         self.open_doors();
         let (drain, cluster) = (self.drain.clone(), self.core.cluster.clone());
         tokio::select! {

@@ -31,6 +31,7 @@ mod cluster;
 mod control;
 mod connections;
 mod limits;
+mod passthrough;
 mod slow;
 mod operators;
 mod reload;

@@ -10,7 +10,7 @@ const ROWS: &[&[&str]] = &[
     &["cli"],
     &["server"],
     &["edge", "management", "admin"],
-    &["handshake"],
+    &["handshake", "passthrough"],
     &["connection"],
     &["cluster"],
     &["auth", "relay"],

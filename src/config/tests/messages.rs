@@ -70,6 +70,23 @@ fn a_wrong_type_says_what_was_expected_and_found() {
             "2:16: heartbeat.ping_interval: expected a single value, found nothing",
         ),
         ("log: {format: xml}", "1:15: log.format: expected `human` or `json`, found `xml`"),
+        ("upstream: [a]", "1:11: upstream: expected a URL, or a section with the key `url`"),
+        (
+            "upstream: {url: app}",
+            "1:17: upstream.url: expected a URL as `http://127.0.0.1:5000`, `https://app.internal` or \
+             `unix:/run/app.sock`, found `app`",
+        ),
+        (
+            "upstream: app",
+            "1:11: upstream: expected a URL as `http://127.0.0.1:5000`, `https://app.internal` or \
+             `unix:/run/app.sock`, found `app`",
+        ),
+        ("upstream: {ca: a}", "1:11: upstream: the key `url` is missing"),
+        (
+            "upstream: {url: 'http://a', url_path: b}",
+            "1:29: upstream.url_path: unknown key; the keys here are `url`, `ca`, `connect_timeout`, \
+             `first_byte_timeout`, `idle_timeout`, `max_requests`, `queue_timeout` or `max_clients`",
+        ),
         (
             "jwt: {sources: {header: yes}}",
             "1:25: jwt.sources.header: expected `true` or `false`, found `yes`",

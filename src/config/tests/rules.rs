@@ -154,6 +154,34 @@ fn nats() {
 }
 
 #[test]
+fn the_upstream() {
+    refused(&[
+        ("upstream: {url: 'http://a', ca: c}", "upstream.ca: is for an https `url` only"),
+        (
+            "upstream: {url: 'http://a', connect_timeout: 1h}",
+            "upstream.connect_timeout: expected 100ms to 1m, found 1h",
+        ),
+        (
+            "upstream: {url: 'http://a', first_byte_timeout: 0s}",
+            "upstream.first_byte_timeout: expected 100ms to 1h",
+        ),
+        ("upstream: {url: 'http://a', idle_timeout: 2days}", "upstream.idle_timeout: expected"),
+        ("upstream: {url: 'http://a', max_requests: 0}", "upstream.max_requests: expected 1 to"),
+        ("upstream: {url: 'http://a', queue_timeout: 1h}", "upstream.queue_timeout: expected 0s"),
+        ("upstream: {url: 'http://a', max_clients: 1000001}", "upstream.max_clients: expected 0"),
+    ]);
+    accepted(&[
+        "upstream: http://127.0.0.1:5000",
+        "upstream: unix:/run/app.sock",
+        "upstream: {url: 'https://a', ca: c, queue_timeout: 0s, max_clients: 0}",
+        "upstream:",
+    ]);
+    let short = yaml(&format!("{FULL}upstream: http://a:1\n")).unwrap().upstream;
+    assert_eq!(short, yaml(&format!("{FULL}upstream: {{url: 'http://a:1'}}\n")).unwrap().upstream);
+    assert!(short.is_some());
+}
+
+#[test]
 fn tokens() {
     refused(&[
         ("jwt: {}", "jwt: no key to check tokens with"),
@@ -275,6 +303,16 @@ fn routes_alone() {
 
 #[test]
 fn routes_and_other_sections() {
+    let http = |keys: &str| {
+        format!(
+            "routes: [{{path: /a, auth: none, backend: {{{keys}}}}}]\nupstream: http://127.0.0.1:80"
+        )
+    };
+    refused(&[
+        (&http("http: http://localhost/e"), "routes[0].backend.secret_file: needed, because"),
+        (&http("http: http://localhost, secret_file: s"), "routes[0].backend.http: the backend is"),
+    ]);
+    accepted(&[&http("http: http://localhost/e, secret_file: s"), &http("http: http://app")]);
     refused(&[
         ("routes: []", "routes: expected at least one route"),
         (

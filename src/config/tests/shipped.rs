@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use serde_json::Value as Json;
 
 use super::super::{
-    Heartbeat, Nats, Plan, Route, schema,
+    Heartbeat, Nats, Plan, Route, Upstream, schema,
     source::{Node, Value, read_yaml},
 };
 use super::*;
@@ -97,6 +97,9 @@ fn examples_of_what_has_a_default_show_it() {
     assert_eq!((jwt.leeway, &jwt.claims), (small.leeway, &small.claims));
     assert_eq!(jwt.sources.header, small.sources.header);
     assert_eq!(jwt.sources.subprotocol, small.sources.subprotocol);
+
+    let upstream = config.upstream.unwrap();
+    assert_eq!(Upstream { ca: None, ..upstream.clone() }, Upstream::new(upstream.url));
 
     assert_eq!(config.plans.get("default"), Some(&Plan::default()));
 

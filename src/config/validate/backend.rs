@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use http::{Uri, uri::Authority};
 
 use super::{Findings, MINUTE, is_line, nats};
-use crate::config::{Backend, Config, Dialect, HttpBackend, Period, Route, error::quoted};
+use crate::config::{
+    Backend, Config, Dialect, HttpBackend, Period, Route, Upstream, error::quoted,
+};
 
 /// Checks the backend of the route at `at`.
 pub(super) fn check(config: &Config, route: &Route, at: &str, findings: &mut Findings) {
@@ -30,12 +32,21 @@ pub(super) fn check(config: &Config, route: &Route, at: &str, findings: &mut Fin
         }
         Backend::Http(backend) => {
             http(backend, &format!("{at}.backend"), findings);
-            if backend.dialect == Dialect::WebsocketOverHttp {
-                websocket_over_http(backend, route, at, findings);
-            } else if backend.grip.is_some() {
-                let message = "is for `dialect: websocket-over-http` only";
-                findings.refuse(&format!("{at}.backend.grip"), message);
+            match (backend.dialect, &config.upstream) {
+                // No client gets to the upstream with its content type.
+                (Dialect::WebsocketOverHttp, _) => {
+                    websocket_over_http(backend, route, at, findings);
+                }
+                (Dialect::Cloudevents, Some(upstream)) => {
+                    behind_upstream(backend, upstream, &format!("{at}.backend"), findings);
+                }
+                (Dialect::Cloudevents, None) => {}
             }
+            findings.need(
+                backend.grip.is_none() || backend.dialect == Dialect::WebsocketOverHttp,
+                &format!("{at}.backend.grip"),
+                "is for `dialect: websocket-over-http` only",
+            );
             for (i, name) in route.forward_headers.iter().flatten().enumerate() {
                 let is_of_body = OF_BODY.iter().any(|own| name.eq_ignore_ascii_case(own));
                 let message =
@@ -119,6 +130,27 @@ fn websocket_over_http(backend: &HttpBackend, route: &Route, at: &str, findings:
             "expected a name of 1 to 256 bytes on one line",
         );
     }
+}
+
+/// What a backend needs whose server clients reach, too.
+fn behind_upstream(backend: &HttpBackend, upstream: &Upstream, at: &str, findings: &mut Findings) {
+    let url = upstream.url.to_string();
+    if !backend.is_at(&url) {
+        return;
+    }
+    findings.need(
+        backend.secret_file.is_some(),
+        &format!("{at}.secret_file"),
+        "needed, because the backend is also the `upstream`, which clients reach; the service must tell \
+         events from their requests",
+    );
+    let is_root = |path: &String| path.bytes().all(|b| b == b'/');
+    findings.need(
+        !backend.paths().iter().any(is_root),
+        &format!("{at}.http"),
+        "the backend is also the `upstream`, and clients must not reach where it takes events; give \
+         these a path of their own, as `/ws-events`",
+    );
 }
 
 fn check_url(url: &str) -> Result<(), String> {

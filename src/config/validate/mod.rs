@@ -12,6 +12,7 @@ mod plan;
 mod backend;
 mod route;
 mod node;
+mod upstream;
 
 use std::{fmt::Display, time::Duration};
 
@@ -29,6 +30,9 @@ impl Config {
         }
         if let Some(jwt) = &self.jwt {
             jwt::check(jwt, &mut findings);
+        }
+        if let Some(upstream) = &self.upstream {
+            upstream::check(upstream, &mut findings);
         }
         plan::check(&self.plans, &mut findings);
         route::check(self, &mut findings);

@@ -8,7 +8,7 @@ use crate::config::Config;
 
 /// The keys that a reload changes, with all below them. Every other key needs a restart, also one that
 /// is new here: what is made of it at the start lives as long as the node.
-const CHANGEABLE: [&str; 15] = [
+const CHANGEABLE: [&str; 16] = [
     "listeners.public.tls",
     "listeners.public.proxy_protocol",
     "listeners.public.forwarded",
@@ -18,6 +18,7 @@ const CHANGEABLE: [&str; 15] = [
     "listeners.management.key_files",
     "listeners.management.max_body",
     "jwt",
+    "upstream",
     "routes",
     "plans",
     "heartbeat",
@@ -94,6 +95,7 @@ mod tests {
             (BASE.replace("['nats", "['nats://c:4222', 'nats"), Some("nats.servers")),
             (more("log: {format: human}"), Some("log.format")),
             (more("log: {level: debug}"), None),
+            (more("upstream: 'http://a:1'"), None),
             (more("limits: {max_connections: 7}\nheartbeat: {ping_interval: 9s}"), None),
             (more("shutdown: {drain: 9s}\njwt: {jwks: {location: k}}"), None),
             (BASE.replace("key: k", "key: other, client_ca: ca"), None),

@@ -64,7 +64,8 @@ async fn the_python_service_talks_as_the_contract_says() {
     );
     // The first event waits until the service is there.
     let mut service = start(command());
-    let mut client = Request::new("/ws").connect(node.ws()).await.expect("accepted");
+    let ask = |path| Request::new(path).header("origin", "https://a.example").connect(node.ws());
+    let mut client = ask("/ws").await.expect("accepted");
     assert_eq!(client.ask("hello").await, "guest 1: HELLO");
     assert_eq!(client.ask("refuse").await, "refused");
     assert_eq!(client.ask("again").await, "guest 2: AGAIN");
@@ -76,7 +77,7 @@ async fn the_python_service_talks_as_the_contract_says() {
     assert_eq!(client.ask("still there").await, "guest 4: STILL THERE");
     assert_eq!(client.ask("bye").await, "BYE");
     assert_eq!(client.closed().await, Some((4000, "bye".to_owned())));
-    let denied = Request::new("/ws?deny=1").connect(node.ws()).await.err().expect("a refusal");
+    let denied = ask("/ws?deny=1").await.err().expect("a refusal");
     assert_eq!(denied, (403, "denied".to_owned()));
     node.metric_becomes("moorline_disconnect_events_total", &["result=\"accepted\""], 1.0).await;
     for outcome in ["unknown", "unavailable", "overloaded"] {
@@ -273,4 +274,35 @@ async fn another_node_tells_the_service_of_the_end_of_a_dead_nodes_client() {
     assert_eq!(end.header("ce-type"), "moorline.disconnected");
     assert_eq!(end.header("ce-id"), format!("{id}-end"));
     assert!(end.body.contains("node-lost"), "{}", end.body);
+}
+
+#[tokio::test]
+async fn clients_do_not_reach_where_the_service_behind_them_takes_events() {
+    let service = Service::start(echo).await;
+    let node = Node::with_variable(
+        ("BACKEND_SECRET", "hunter2"),
+        &format!(
+            "upstream: '{}'\nroutes:\n- {{path: /ws, auth: none, backend: {{http: '{}', \
+             secret_file: 'env:BACKEND_SECRET'}}}}",
+            service.url().trim_end_matches("/ws-events"),
+            service.url()
+        ),
+    );
+    let post = async |path: &str| {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nmoorline-secret: hunter2\r\n\
+             ce-type: moorline.message\r\ncontent-length: 6\r\n\r\nforged"
+        );
+        exchange(node.ws(), request.as_bytes()).await.0
+    };
+    for path in ["/ws-events", "/ws-events/join", "/a/..//WS%2Devents?x"] {
+        assert_eq!(post(path).await, 404, "{path}");
+    }
+    assert_eq!(post("/other").await, 200);
+    let asked = service.asked();
+    assert_eq!((asked.len(), asked[0].header("ce-type")), (1, ""));
+    assert_eq!(asked[0].header("moorline-secret"), "");
+    let mut client = Request::new("/ws").connect(node.ws()).await.expect("accepted");
+    assert_eq!(client.ask("hello").await, "hello");
+    assert_eq!(service.asked()[1].header("moorline-secret"), "hunter2");
 }

@@ -97,7 +97,7 @@ async fn replies_act_and_connect_events_are_decided() {
     assert!(matches!(&actions[2], Action::Join(group) if group.as_str() == "b c"));
     assert!(matches!(&actions[4], Action::Close(close) if close.code == 4000));
 
-    let connect = || EventBody::Connect(Box::new(Offer::default()));
+    let connect = || EventBody::Connect(Box::default());
     service.now(ok(r#"{"user_id": "alice"}"#));
     let accepted = edge.ask_with(connect()).await;
     assert!(matches!(accepted, Outcome::Accepted(grant) if grant.user.is_some()));

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::config::{Backend, Period, Urls};
-use crate::event::{Action, EventBody, Offer, Peer, Refusal};
+use crate::event::{Action, EventBody, Peer, Refusal};
 use crate::message::Message;
 use crate::nats::testing::until;
 use crate::relay::Relay;

@@ -1,0 +1,164 @@
+//! Bodies are streamed: large ones need no memory, events arrive at once, and a deploy of the upstream
+//! costs no request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::talk::Talk;
+use super::upstream::Upstream;
+use super::{ROUTES, UNLIMITED, before, get};
+use crate::harness::{Node, eventually};
+
+const GIB: usize = 1 << 30;
+/// What the node's memory may grow by for one body.
+const GROWTH: usize = 8 << 20;
+/// For a body of that size on a machine that does much else.
+const LONG: Duration = Duration::from_secs(300);
+
+/// A line of the process's status: what it has now, or had at the most since its peak was reset.
+fn memory(node: &Node, line: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
+    let line = status.lines().find_map(|found| found.strip_prefix(line)).unwrap();
+    line.split_whitespace().next().unwrap().parse::<usize>().unwrap() << 10
+}
+
+async fn grows_little(node: &Node, what: &str, work: impl Future<Output = ()>) {
+    let before = memory(node, "VmRSS:");
+    std::fs::write(format!("/proc/{}/clear_refs", node.pid()), "5").unwrap();
+    let started = Instant::now();
+    timeout(LONG, work).await.expect("an end in time");
+    let grown = memory(node, "VmHWM:").saturating_sub(before);
+    eprintln!("{what}: {} KiB of growth, {:?}", grown >> 10, started.elapsed());
+    assert!(grown < GROWTH, "{what}: memory grew by {grown} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gibibyte_each_way_needs_no_memory() {
+    let upstream = Upstream::start().await;
+    let node = before(&upstream.url(), "");
+    let mut talk = Talk::open(node.ws()).await;
+    talk.send(get("/", "")).await;
+    assert_eq!(talk.answer().await.status, 200);
+    grows_little(&node, "upload", async {
+        talk.send(format!("PUT /sink HTTP/1.1\r\nHost: a\r\nContent-Length: {GIB}\r\n\r\n")).await;
+        let piece = vec![b'x'; 1 << 18];
+        for _ in 0..GIB / piece.len() {
+            talk.send(&piece).await;
+        }
+        assert_eq!(talk.answer().await.text(), GIB.to_string());
+    })
+    .await;
+    grows_little(&node, "download", async {
+        talk.send(get("/flood/1024", "")).await;
+        assert_eq!(talk.answer_to_head().await.status, 200);
+        let mut bytes = 0;
+        while let Some(chunk) = talk.chunk().await.filter(|chunk| !chunk.is_empty()) {
+            bytes += chunk.len();
+        }
+        assert_eq!(bytes, GIB);
+    })
+    .await;
+    // The same stream goes on.
+    talk.send(get("/", "")).await;
+    assert_eq!(talk.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_stops_the_upstream_and_not_the_node() {
+    let upstream = Upstream::start().await;
+    let node = before(&upstream.url(), ", idle_timeout: 1s");
+    let mut talk = Talk::open(node.ws()).await;
+    grows_little(&node, "a stalled download", async {
+        talk.send(get("/flood/256", "")).await;
+        assert_eq!(talk.answer_to_head().await.status, 200);
+        // It is not waited for any longer than that.
+        node.metric_becomes("moorline_passthrough_in_flight", &[], 0.0).await;
+    })
+    .await;
+    assert_eq!(node.metric("moorline_passthrough_requests_total", &["vanished"]).await, 1.0);
+}
+
+#[tokio::test]
+async fn events_arrive_one_by_one() {
+    let upstream = Upstream::start().await;
+    let node = before(&upstream.url(), "");
+    let mut talk = Talk::open(node.ws()).await;
+    talk.send(get("/events", "Accept: text/event-stream\r\n")).await;
+    assert_eq!(talk.answer_to_head().await.status, 200);
+    for number in 0..100 {
+        // The next one is not sent before this one is here.
+        assert!(upstream.event(&number.to_string()).await);
+        let event = timeout(Duration::from_secs(30), talk.chunk()).await.expect("an event");
+        assert_eq!(event.unwrap(), format!("data: {number}\n\n").as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn an_upload_arrives_as_it_is_sent() {
+    let upstream = Upstream::start().await;
+    let node = before(&upstream.url(), "");
+    let mut talk = Talk::open(node.ws()).await;
+    talk.send("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    assert_eq!(talk.answer_to_head().await.status, 200, "the answer begins before the end");
+    for word in ["one", "two", "three"] {
+        talk.send(format!("{:x}\r\n{word}\r\n", word.len())).await;
+        assert_eq!(talk.chunk().await.unwrap(), word.as_bytes());
+    }
+    talk.send("0\r\n\r\n").await;
+    assert_eq!(talk.chunk().await.unwrap(), b"");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_graceful_restart_of_the_upstream_costs_no_request() {
+    const REQUESTS: usize = 10_000;
+    const CLIENTS: usize = 16;
+    const RESTARTS: usize = 5;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.sock");
+    let mut upstreams = vec![Upstream::unix(&path).await];
+    let node =
+        Node::with_log("info", &format!("upstream: unix:{}\n{UNLIMITED}{ROUTES}", path.display()));
+    let answered = Arc::new(AtomicUsize::new(0));
+    let clients = (0..CLIENTS).map(|_| {
+        let (answered, to) = (Arc::clone(&answered), node.ws());
+        tokio::spawn(async move {
+            let mut talk = Talk::open(to).await;
+            for number in 0..REQUESTS / CLIENTS {
+                let body = number.to_string();
+                let length = body.len();
+                talk.send(format!(
+                    "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"
+                ))
+                .await;
+                let answer = talk.answer().await;
+                assert_eq!((answer.status, answer.text()), (200, body));
+                answered.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    for turn in 1..=RESTARTS {
+        eventually("some requests are answered", async || {
+            let enough = REQUESTS * turn / (RESTARTS + 1);
+            (answered.load(Ordering::SeqCst) >= enough).then_some(())
+        })
+        .await;
+        let next = Upstream::unix(&path).await;
+        upstreams.last().unwrap().retire();
+        upstreams.push(next);
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
+    let counts: Vec<usize> = upstreams.iter().map(Upstream::count).collect();
+    eprintln!("{counts:?} requests, by upstream");
+    assert_eq!(counts.iter().sum::<usize>(), REQUESTS, "none was sent twice");
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    let connections: usize = upstreams.iter().map(Upstream::connections).sum();
+    assert!(connections <= CLIENTS * 4 * (RESTARTS + 1), "{connections} connections");
+    let passed = node.metric("moorline_passthrough_requests_total", &["2xx"]).await;
+    assert_eq!(passed, REQUESTS as f64);
+}

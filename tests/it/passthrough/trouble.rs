@@ -1,0 +1,188 @@
+//! An upstream that is down, slow, or says what is no answer: the client is told which, or its stream is
+//! cut, and no connection is used again of which anything is in doubt.
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::talk::Talk;
+use super::upstream::{Act, Raw, Upstream};
+use super::{before, get};
+use crate::harness::{Node, eventually, exchange, free_port};
+
+const SHORT: &str = ", first_byte_timeout: 300ms, idle_timeout: 300ms, connect_timeout: 300ms";
+const GOOD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood";
+
+async fn results(node: &Node, result: &str) -> f64 {
+    let label = format!("result=\"{result}\"");
+    node.metric("moorline_passthrough_requests_total", &[&label]).await
+}
+
+#[tokio::test]
+async fn what_is_no_answer_is_a_502_or_a_504() {
+    let large = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(300_000));
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: a\r\n".repeat(500));
+    let switching =
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+    let raw = Raw::start(Act::say("")).await;
+    let node = before(&raw.url(), SHORT);
+    for (act, status) in [
+        (Act::say_and_end(""), 502),
+        (Act::SayAndReset(Vec::new()), 502),
+        (Act::say_and_end("HTTP/1.1 200 OK\r\nContent-"), 502),
+        (Act::say("hello\r\n\r\n"), 502),
+        (Act::Say(vec![0x16, 3, 1, 0, 5, 1, 2, 3, 4, 5]), 502),
+        (Act::say(switching), 502),
+        (Act::say("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"), 502),
+        (Act::say("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"), 502),
+        (Act::say("HTTP/1.1 200 OK\r\nX\0: a\r\n\r\n"), 502),
+        (Act::say("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), 502),
+        (Act::say(&large), 502),
+        (Act::say(&many), 502),
+        (Act::say(""), 504),
+        (Act::say("HTTP/1.1 200 OK\r\nX: a\r\n"), 504),
+        (Act::say("HTTP/1.1 100 Continue\r\n\r\n"), 504),
+    ] {
+        raw.set(act.clone());
+        let (told, body) = exchange(node.ws(), get("/", "").as_bytes()).await;
+        assert_eq!(told, status, "{act:?}: {body}");
+        assert!(body.contains("connection: "), "{body}");
+        raw.set(Act::say(GOOD));
+        let mut talk = Talk::open(node.ws()).await;
+        talk.send(get("/", "")).await;
+        assert_eq!(talk.answer().await.text(), "good", "after {act:?}");
+        // No WebSocket grew behind the back of anybody.
+        assert_eq!(node.metric("moorline_connections", &[]).await, 0.0);
+    }
+    assert_eq!((results(&node, "failed").await, results(&node, "timeout").await), (12.0, 3.0));
+    assert_eq!(results(&node, "2xx").await, 15.0);
+    node.metric_becomes("moorline_passthrough_in_flight", &[], 0.0).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_does_not_look_whole() {
+    let raw = Raw::start(Act::say("")).await;
+    let node = before(&raw.url(), SHORT);
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    for act in [
+        Act::say_and_end("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"),
+        Act::SayAndReset(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello".to_vec()),
+        // It pauses for too long.
+        Act::say("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"),
+        Act::say_and_end(chunked),
+        Act::say(chunked),
+        Act::say(&format!("{chunked}zz\r\n")),
+    ] {
+        raw.set(act.clone());
+        let mut talk = Talk::open(node.ws()).await;
+        talk.send(get("/", "")).await;
+        let answer = talk.answer().await;
+        assert!(!answer.is_whole, "{act:?}: {answer:?}");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "hello"), "{act:?}");
+        talk.ended().await;
+    }
+    eventually("all are counted", async || (results(&node, "broken").await == 6.0).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn odd_answers_that_can_be_read() {
+    let raw = Raw::start(Act::say("")).await;
+    let node = before(&raw.url(), SHORT);
+    for (act, body) in [
+        (Act::say_and_end("HTTP/1.0 200 OK\r\n\r\nuntil the end"), "until the end"),
+        (Act::say_and_end("HTTP/1.1 200 OK\r\n\r\nuntil the end"), "until the end"),
+        (Act::say(&format!("HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n{GOOD}")), "good"),
+        // The chunks count, and the length does not get to the client.
+        (
+            Act::say(
+                "HTTP/1.1 200 OK\r\nContent-Length: 99\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 2\r\nhi\r\n0\r\nX: trailer\r\n\r\n",
+            ),
+            "hi",
+        ),
+        (Act::say("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"), ""),
+    ] {
+        raw.set(act.clone());
+        let mut talk = Talk::open(node.ws()).await;
+        talk.send(get("/", "")).await;
+        let answer = talk.answer().await;
+        assert!(answer.is_whole && answer.status / 100 == 2, "{act:?}: {answer:?}");
+        assert_eq!(answer.text(), body, "{act:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_follows_an_answer_is_nobodys_answer() {
+    let poisoned = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngoodHTTP/1.1 200 OK\r\n\
+        Content-Length: 6\r\n\r\npoison";
+    let raw = Raw::start(Act::say(poisoned)).await;
+    let node = before(&raw.url(), "");
+    let mut talk = Talk::open(node.ws()).await;
+    for _ in 0..20 {
+        talk.send(get("/", "")).await;
+        assert_eq!(talk.answer().await.text(), "good");
+    }
+    assert_eq!(raw.heard().len(), 20, "no connection was used twice");
+}
+
+#[tokio::test]
+async fn an_upstream_that_cannot_be_reached() {
+    let node = before(&format!("http://127.0.0.1:{}", free_port()), SHORT);
+    assert_eq!(exchange(node.ws(), get("/", "").as_bytes()).await.0, 502);
+    let node = before("unix:/nonexistent/app.sock", SHORT);
+    assert_eq!(exchange(node.ws(), get("/", "").as_bytes()).await.0, 502);
+    // A queue of one place, which is taken: the kernel answers no further.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let _taken = TcpStream::connect(address).await.unwrap();
+    let node = before(&format!("http://{address}"), ", connect_timeout: 300ms");
+    assert_eq!(exchange(node.ws(), get("/", "").as_bytes()).await.0, 504);
+    assert_eq!(results(&node, "connect-timeout").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_its_request_with_it() {
+    let raw = Raw::start(Act::say("")).await;
+    let node = before(&raw.url(), "");
+    let mut tcp = TcpStream::connect(node.ws()).await.unwrap();
+    tcp.write_all(get("/", "").as_bytes()).await.unwrap();
+    node.metric_becomes("moorline_passthrough_in_flight", &[], 1.0).await;
+    drop(tcp);
+    node.metric_becomes("moorline_passthrough_in_flight", &[], 0.0).await;
+    node.metric_becomes("moorline_passthrough_requests_total", &["vanished"], 1.0).await;
+    let upstream = Upstream::start().await;
+    let node = before(&upstream.url(), "");
+    let mut talk = Talk::open(node.ws()).await;
+    talk.send(get("/events", "")).await;
+    assert_eq!(talk.answer_to_head().await.status, 200);
+    drop(talk);
+    eventually("the connection to the upstream is closed", async || {
+        (upstream.open() == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_early_answer_reaches_a_client_that_still_sends() {
+    let early =
+        "HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge";
+    let raw = Raw::start(Act::say(early)).await;
+    let node = before(&raw.url(), "");
+    let body = vec![b'x'; 4 << 20];
+    let mut talk = Talk::open(node.ws()).await;
+    talk.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()))
+        .await;
+    let answer = talk.answer().await;
+    assert_eq!((answer.status, answer.text().as_str()), (413, "large"));
+    // An upstream that is not there answers as early.
+    let node = before(&format!("http://127.0.0.1:{}", free_port()), "");
+    for _ in 0..10 {
+        let mut talk = Talk::open(node.ws()).await;
+        talk.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()))
+            .await;
+        let _ = talk.try_send(&body[..1 << 20]).await;
+        assert_eq!(talk.answer().await.status, 502);
+    }
+}
