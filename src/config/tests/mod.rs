@@ -3,6 +3,7 @@
 mod messages;
 mod variables;
 mod rules;
+mod routes;
 mod shipped;
 mod mutations;
 
