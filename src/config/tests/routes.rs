@@ -1,6 +1,7 @@
 //! What a route may say, alone and beside other sections.
 
 use super::rules::{accepted, refused};
+use super::*;
 
 #[test]
 fn routes_alone() {
