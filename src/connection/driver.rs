@@ -128,6 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     let seconds = (until - self.now).as_secs_f64();
                     step!(self, seconds, "connection traced");
                 }
+                Wish::Poll => self.machine.poll(self.now),
                 Wish::Part(close) => self.input(Input::Part(close)),
                 Wish::Cut(close) => self.cut(close),
             }

@@ -66,7 +66,7 @@ impl Machine {
         }
     }
 
-    fn timers(&mut self) -> &mut Timers {
+    pub(super) fn timers(&mut self) -> &mut Timers {
         self.timers.get_or_insert_default()
     }
 

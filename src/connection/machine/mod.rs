@@ -152,6 +152,11 @@ impl Machine {
         self.expires = Some(ends);
     }
 
+    /// Somebody wants the backend asked.
+    pub(super) fn poll(&mut self, now: Instant) {
+        self.timers().poll_soon(now);
+    }
+
     /// Any bytes came in.
     pub(super) fn heard(&mut self, now: Instant) {
         self.heartbeat.heard(now);
