@@ -18,6 +18,8 @@ mod frames;
 mod token;
 mod reply;
 mod config;
+mod management;
+mod websocket_over_http;
 #[cfg(test)]
 mod tests;
 
@@ -28,21 +30,25 @@ use crate::metrics::Metrics;
 pub use config::config;
 pub use frames::frames;
 pub use head::head;
+pub use management::management;
 pub use proxy::proxy;
 pub use reply::reply;
 pub use token::token;
+pub use websocket_over_http::websocket_over_http;
 
 /// Takes the bytes through one door.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its program and of its folder of seeds.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("proxy", proxy),
     ("head", head),
     ("frames", frames),
     ("token", token),
     ("reply", reply),
     ("config", config),
+    ("management", management),
+    ("websocket_over_http", websocket_over_http),
 ];
 
 /// Made once: registering all families takes longer than a whole run of a target.

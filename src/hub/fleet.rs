@@ -292,7 +292,7 @@ mod tests {
     #[tokio::test]
     async fn everybody_meant_is_reached_on_all_nodes_once() {
         let server = NatsServer::start();
-        let nodes = three(&server, config::Interest::default()).await;
+        let nodes = Box::pin(three(&server, config::Interest::default())).await;
         let clients: Vec<_> = nodes.iter().map(|node| node.connect("ann")).collect();
         let (bob, _bobs, _mailbox) = nodes[2].connect("bob");
         let first = &nodes[0];
@@ -335,7 +335,7 @@ mod tests {
     #[tokio::test]
     async fn who_is_gone_is_told_by_its_node_or_by_nats() {
         let server = NatsServer::start();
-        let [one, two, _] = three(&server, config::Interest::default()).await;
+        let [one, two, _] = Box::pin(three(&server, config::Interest::default())).await;
         for gone in [ConnectionId::random(two.id), ConnectionId::random(NodeId::random())] {
             let gone = Target::Connection(gone);
             assert_eq!(one.command(&gone, &Command::Count).await, Err(FleetError::Gone));
@@ -346,7 +346,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_says_nothing_is_not_passed_over_in_silence() {
         let server = NatsServer::start();
-        let nodes = three(&server, config::Interest::default()).await;
+        let nodes = Box::pin(three(&server, config::Interest::default())).await;
         let clients: Vec<_> = nodes.iter().map(|node| node.connect("ann")).collect();
         let soon = || Instant::now() + Duration::from_millis(200);
         let mut ids: HashSet<_> = nodes.iter().map(|node| node.id).collect();
@@ -368,7 +368,7 @@ mod tests {
     async fn interest_may_be_by_name_or_by_wildcard() {
         let server = NatsServer::start();
         let settings = config::Interest { groups: By::Wildcard, users: By::Name };
-        let [one, two, three] = three(&server, settings).await;
+        let [one, two, three] = Box::pin(three(&server, settings)).await;
         let (_, registered, _mailbox) = two.connect("ann");
         let (_, _three, _mailbox_too) = three.connect("bob");
         registered.join(&group("red")).unwrap();

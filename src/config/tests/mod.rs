@@ -3,7 +3,7 @@
 mod messages;
 mod variables;
 mod rules;
-mod routes;
+mod services;
 mod shipped;
 mod mutations;
 

@@ -275,6 +275,15 @@ fn target(own: &PathAndQuery, action: Option<&str>) -> PathAndQuery {
     text.parse().unwrap_or_else(|_| own.clone())
 }
 
+/// See [`relay::websocket_over_http_outcome`](super::websocket_over_http_outcome).
+#[cfg(any(test, fuzzing))]
+pub(super) fn websocket_over_http_outcome(
+    event: &Event,
+    answer: &Response<Bytes>,
+) -> Option<Outcome> {
+    websocket_over_http::outcome(event, answer).ok()
+}
+
 /// Reads what requests are signed with.
 fn signer(route: &Route, backend: &HttpBackend) -> Result<Option<Signer>, RelayError> {
     let wrong = |source| RelayError::Grip { route: route.name().to_owned(), source };
