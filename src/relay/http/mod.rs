@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use tokio::sync::OwnedSemaphorePermit;
@@ -167,6 +168,8 @@ impl HttpRelay {
                 websocket_over_http::write(event, self.signer.as_ref(), headers);
             }
         }
+        // The client library leaves it out where nothing follows (RFC 9110 section 8.6).
+        headers.insert(CONTENT_LENGTH, asked.data.len().into());
         if let Some(secret) = &self.secret {
             headers.insert(SECRET, secret.clone());
         }
