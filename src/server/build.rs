@@ -150,6 +150,9 @@ pub(super) async fn served(
     core: &Core,
     before: Option<&Served>,
 ) -> Result<Served, ServerError> {
+    if config.is_bridge_only() {
+        return Err(ServerError::NoRoutes);
+    }
     let acceptor = match (&config.listeners.public, before.map(|before| &before.rules.acceptor)) {
         (None, _) => None,
         (Some(public), Some(Some(acceptor))) => Some(acceptor.renewed(&public.tls).await?),

@@ -33,6 +33,9 @@ pub enum ServerError {
         "nats: {0}; `jetstream: optional` or `off` goes on without, see its comment in the config"
     )]
     NoFleet(String),
+    /// There is nothing for a node to do.
+    #[error("routes: there are none, only a bridge, which `moorline bridge` runs")]
+    NoRoutes,
     /// A route needs a section that is not there.
     #[error("routes[{route}]: {needs}")]
     Route {
