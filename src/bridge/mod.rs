@@ -117,6 +117,13 @@ impl Bridge {
         self.has_joined.load(Ordering::Acquire)
     }
 
+    /// The longest that it may take to leave the group and answer all that is here.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        let event = self.route.hold.get() + self.route.request_timeout.get();
+        LEAVE_TIMEOUT + event + REPLY_TIMEOUT + FAILURE_TIMEOUT
+    }
+
     /// How many events are here.
     #[must_use]
     pub fn events(&self) -> usize {
