@@ -1,12 +1,13 @@
-//! The examples do what their pages say: the chat across two nodes, in Python clients and in a browser,
-//! and the one line that sends a notification.
+//! The chat across two nodes, by clients of its own and in a browser, and the one line that sends a
+//! notification.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use super::{Process, shell};
 use crate::harness::{
     Client, NatsServer, Node, Request, Tool, eventually, finish, have, node_program, python, root,
 };
@@ -14,18 +15,8 @@ use crate::harness::{
 /// Two nodes by the config of the example, and its worker.
 struct Chat {
     nodes: [Node; 2],
-    _worker: Worker,
+    _worker: Process,
     _nats: NatsServer,
-}
-
-/// Killed when the test is over.
-struct Worker(Child);
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 impl Chat {
@@ -33,7 +24,7 @@ impl Chat {
         let nats = NatsServer::start().await;
         let mut worker = python("examples/chat/worker.py");
         worker.env("NATS_URL", nats.url()).stdout(Stdio::null());
-        let worker = Worker(worker.spawn().unwrap());
+        let worker = Process(worker.spawn().unwrap());
         let servers = format!("['{}']", nats.url());
         let nodes = [(); 2].map(|()| {
             Node::of_file(
@@ -149,11 +140,7 @@ async fn one_line_of_python_sends_a_notification() {
     let page = std::fs::read_to_string(root().join("examples/README.md")).unwrap();
     let line = page.lines().find(|line| line.starts_with("python -c ")).unwrap();
     let line = line.replace("nats://127.0.0.1:4222", &nats.url());
-    let mut shell = Command::new("sh");
-    let packages = root().join("target/tools/python/bin");
-    let path = format!("{}:{}", packages.display(), std::env::var("PATH").unwrap());
-    shell.arg("-c").arg(line).env("PATH", path);
-    let (ok, text) = finish(shell).await;
+    let (ok, text) = finish(shell(&line)).await;
     assert!(ok, "{text}");
     assert_eq!(alice.next_text().await, "your order is on its way");
 }
