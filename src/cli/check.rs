@@ -19,8 +19,7 @@ use crate::server;
 use crate::task::Tasks;
 use crate::tls;
 
-use super::print;
-use super::serve::SPARE_DESCRIPTORS;
+use super::{print, serve};
 
 /// Look at everything a config names: files, certificates, keys, NATS, limits.
 ///
@@ -83,7 +82,7 @@ async fn examine(config: &Config, report: &mut Report) {
         Some(nats) => Box::pin(nats_servers(config, nats, report)).await,
         None => report.ok("nats", "not configured: one node, no workers behind NATS"),
     }
-    descriptors(config.descriptors(), report);
+    descriptors(serve::descriptors(config), report);
 }
 
 fn certificates(tls: &Tls, report: &mut Report) {
@@ -242,13 +241,12 @@ fn dotted([major, minor, patch]: [u64; 3]) -> String {
     format!("{major}.{minor}.{patch}")
 }
 
-fn descriptors(clients: usize, report: &mut Report) {
-    let needed = clients as u64 + SPARE_DESCRIPTORS;
+fn descriptors(needed: u64, report: &mut Report) {
     match rlimit::Resource::NOFILE.get() {
         Ok((_, hard)) if hard < needed => report.warn(
             "limits",
             format_args!(
-                "max_connections + max_pending, and what `upstream` lets in, ({clients}) need {needed} \
+                "max_connections, max_pending, `upstream` and the management listener may need {needed} \
                  file descriptors, the hard limit is {hard}"
             ),
         ),

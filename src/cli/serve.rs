@@ -8,6 +8,7 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, process_environment};
+use crate::management::Management;
 use crate::server::{Node, Signals, Source};
 
 use super::{logging, print};
@@ -48,7 +49,7 @@ pub(super) async fn serve(
     announce: impl FnOnce(&Node) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
     let (_logs, level) = logging::start(&config.log)?;
-    raise_descriptor_limit(config.descriptors());
+    raise_descriptor_limit(descriptors(&config));
     let signals = Signals::default();
     listen_for_signals(&signals)?;
     let source = file.map(|file| Source { file, set_log_level: Box::new(move |to| level.set(to)) });
@@ -59,13 +60,25 @@ pub(super) async fn serve(
 }
 
 /// Files, NATS and operators need descriptors, too.
-pub(super) const SPARE_DESCRIPTORS: u64 = 256;
+const SPARE_DESCRIPTORS: u64 = 256;
 
-/// Each client takes a file descriptor; the soft limit is often 1,024.
-fn raise_descriptor_limit(clients: usize) {
+/// The most file descriptors that a node may need: each client takes one, and each
+/// stream of a backend and of the upstream.
+pub(super) fn descriptors(config: &Config) -> u64 {
+    let backends = config.listeners.management.as_ref().map_or(0, |_| Management::STREAMS);
+    config.descriptors().saturating_add(backends) as u64 + SPARE_DESCRIPTORS
+}
+
+/// The soft limit is often 1,024.
+fn raise_descriptor_limit(needed: u64) {
     match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) if limit < clients as u64 + SPARE_DESCRIPTORS => {
-            tracing::warn!(limit, clients, "file descriptor limit is below what clients may take");
+        Ok(limit) if limit < needed => {
+            tracing::warn!(
+                limit,
+                needed,
+                "file descriptor limit is below what max_connections, max_pending, `upstream` and the \
+                 management listener may need"
+            );
         }
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "file descriptor limit could not be raised"),
@@ -95,4 +108,25 @@ fn listen_for_signals(signals: &Signals) -> std::io::Result<()> {
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Format;
+
+    #[test]
+    fn clients_and_backends_need_descriptors() {
+        let needed = |management: &str| {
+            let text = format!(
+                "listeners: {{plain: {{address: '127.0.0.1:0'}}{management}}}\n\
+                 limits: {{max_connections: 1000, max_pending: 100}}\n\
+                 routes: [{{path: /ws, auth: none, backend: {{echo: true}}}}]"
+            );
+            descriptors(&Config::parse(&text, Format::Yaml, "test", std::iter::empty()).unwrap())
+        };
+        assert_eq!(needed(""), 1356);
+        let management = ", management: {address: '127.0.0.1:0', key_files: [key]}";
+        assert_eq!(needed(management), 1356 + 1024);
+    }
 }

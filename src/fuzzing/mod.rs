@@ -18,6 +18,7 @@ mod frames;
 mod token;
 mod reply;
 mod config;
+mod management;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ use crate::metrics::Metrics;
 pub use config::config;
 pub use frames::frames;
 pub use head::head;
+pub use management::management;
 pub use proxy::proxy;
 pub use reply::reply;
 pub use token::token;
@@ -36,13 +38,14 @@ pub use token::token;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its program and of its folder of seeds.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("proxy", proxy),
     ("head", head),
     ("frames", frames),
     ("token", token),
     ("reply", reply),
     ("config", config),
+    ("management", management),
 ];
 
 /// Made once: registering all families takes longer than a whole run of a target.

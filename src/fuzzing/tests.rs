@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::stream::Manner;
-use super::{METRICS, TARGETS, frames, head, token};
+use super::{METRICS, TARGETS, frames, head, management, token};
 use crate::auth::Token;
 
 fn package() -> PathBuf {
@@ -68,6 +68,21 @@ fn the_good_seeds_come_all_the_way() {
         let bytes = seed(&format!("frames/{name}"));
         let silent = Manner { piece: 64, hangs_up: false };
         assert_eq!(frames::transcript(&bytes[1..], silent).len(), frames, "{name}");
+    }
+    for (name, statuses) in [
+        ("send-to-user", &[202][..]),
+        ("join-send-leave", &[200, 202, 204]),
+        ("add-and-remove", &[200, 200]),
+        ("who-is-there", &[200, 200, 200, 404]),
+        ("close", &[204]),
+        ("trace", &[200]),
+        ("revoke-jti", &[200]),
+        ("bad-names", &[400, 400, 400]),
+        ("no-connection", &[404]),
+    ] {
+        let bytes = seed(&format!("management/{name}"));
+        let silent = Manner { piece: 64, hangs_up: false };
+        assert_eq!(management::answers(&bytes[1..], silent), statuses, "{name}");
     }
     for name in ["good-es256", "good-rs256", "good-eddsa-without-kid"] {
         let text = String::from_utf8(seed(&format!("token/{name}"))).unwrap();

@@ -80,12 +80,18 @@ impl Interest {
             hubs: Mutex::default(),
             confirmations: Confirmations::new(),
         }));
-        spawn(tasks, "pushes", Intake::new(node, metrics).run(new_pushes));
-        spawn(tasks, "commands", Control::new(interest.clone(), metrics).run(new_commands));
-        spawn(tasks, "interest", interest.clone().follow());
-        let confirming = interest.clone();
-        spawn(tasks, "confirmations", async move {
-            confirming.0.confirmations.run(&confirming.0.node.feed).await;
+        need(tasks, "pushes", Intake::new(node, metrics).run(new_pushes));
+        need(tasks, "commands", Control::new(interest.clone(), metrics).run(new_commands));
+        need(tasks, "interest", interest.clone().follow());
+        let (confirming, stop) = (interest.clone(), tasks.clone());
+        tasks.keep("confirmations", move || {
+            let (confirming, stop) = (confirming.clone(), stop.clone());
+            async move {
+                tokio::select! {
+                    () = stop.stopping() => {}
+                    () = confirming.0.confirmations.run(&confirming.0.node.feed) => {}
+                }
+            }
         });
         interest
     }
@@ -193,10 +199,10 @@ impl Interest {
     }
 }
 
-/// Runs `work` until the node stops.
-fn spawn(tasks: &Tasks, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+/// Runs `work` until the node stops. The subscriptions that it has end with it.
+fn need(tasks: &Tasks, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
     let node = tasks.clone();
-    tasks.spawn(name, async move {
+    tasks.need(name, async move {
         tokio::select! {
             () = node.stopping() => {}
             () = work => {}

@@ -110,7 +110,7 @@ pub(super) fn read(
     let until = |ttl| now.checked_add(ttl).ok_or(Refused::Ttl);
     let expires = fields.ttl.map(|text| parse_ttl(text).and_then(until)).transpose()?;
     let data = delivery.payload.clone();
-    let message = Message::from_backend(fields.content_type, Kind::Text, data).detached();
+    let message = Message::from_backend(fields.content_type, Kind::Text, data);
     Ok(Push { target, message, exclude, expires })
 }
 

@@ -85,12 +85,14 @@ pub struct Rules {
     pub max_body: usize,
 }
 
-const STREAMS: usize = 1024;
 const REQUESTS: usize = 256;
 /// The description of the API, for people and generators.
 const OPENAPI: &str = include_str!("openapi.json");
 
 impl Management {
+    /// Streams at the same time, each of which takes a file descriptor.
+    pub const STREAMS: usize = 1024;
+
     /// The door to the connections of `fleet`, and to `revocations`.
     #[must_use]
     pub fn new(
@@ -105,7 +107,7 @@ impl Management {
             fleet,
             revocations,
             rules: ArcSwap::new(rules),
-            streams: Permits::new(STREAMS),
+            streams: Permits::new(Self::STREAMS),
             requests: Permits::new(REQUESTS),
             metrics: metrics.clone(),
             tasks: tasks.clone(),

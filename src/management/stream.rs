@@ -84,7 +84,7 @@ impl Management {
     }
 
     /// HTTP/1.1 until the client leaves, is late, or the crew stops.
-    async fn http<S>(&self, io: S, remote: SocketAddr, rules: &Rules, is_certified: bool)
+    pub(crate) async fn http<S>(&self, io: S, remote: SocketAddr, rules: &Rules, is_certified: bool)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

@@ -25,6 +25,16 @@ pub const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
 /// `datacontenttype` of a binary message.
 pub const OCTET_STREAM: &str = "application/octet-stream";
 
+/// The same bytes, in memory of their own unless they are many. A payload is a slice of the buffer that it
+/// was read into, and keeps all of that in memory.
+#[must_use]
+pub fn detached(data: Bytes) -> Bytes {
+    match data.len() < SHARED_FROM {
+        true => Bytes::copy_from_slice(&data),
+        false => data,
+    }
+}
+
 impl Message {
     /// A text message.
     #[must_use]
@@ -69,14 +79,10 @@ impl Message {
         &self.data
     }
 
-    /// The same message with bytes of its own, unless it is large. A payload is a slice of the buffer
-    /// that it was read into, and keeps all of that in memory.
+    /// The same message with bytes of its own, as [`detached`] says.
     #[must_use]
     pub fn detached(self) -> Self {
-        if self.data.len() < SHARED_FROM {
-            return Self { data: Bytes::copy_from_slice(&self.data), ..self };
-        }
-        self
+        Self { data: detached(self.data), ..self }
     }
 
     /// The payload, given away.

@@ -2,24 +2,28 @@
 //! client holds up a reply.
 //!
 //! A subscription outlives its connection and its client: the library subscribes again after a
-//! reconnect, and this module on the next client when one has ended. What is published in between is
-//! missed, as is what a full subscription has no room for; [`Feed::gaps`] tells of both.
+//! reconnect, and who reads it on the next client when one has ended. What is published in between is
+//! missed, as is what there is no room for; [`Feed::gaps`] tells of both.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Subscriber};
+use async_nats::HeaderMap;
 use bytes::Bytes;
-use futures_util::StreamExt;
-use tokio::sync::watch;
+use futures_util::stream::AbortHandle;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::backlog::{Backlog, ROOM, Room};
 use super::link::Link;
 use super::options::Options;
+use super::reading::{Newcomer, Reading, read_all};
 use super::status::Status;
 use super::{Filter, RequestError};
 use crate::id::NodeId;
+use crate::message;
 use crate::metrics::Metrics;
 use crate::task::{Backoff, Tasks};
 
@@ -29,15 +33,17 @@ pub struct Feed {
     pub(super) link: Arc<Link>,
     /// Apart from that of the connections for requests: it is no way for a request.
     status: Arc<Status>,
+    /// For all messages that wait.
+    room: Arc<Room>,
+    /// To the task that reads subscriptions.
+    newcomers: mpsc::Sender<Newcomer>,
 }
 
 /// Messages on the subjects that a filter lets through. Dropping it unsubscribes.
 #[derive(Debug)]
 pub struct Subscription {
-    link: Arc<Link>,
-    filter: Filter,
-    /// None while no client has it.
-    subscriber: Option<Subscriber>,
+    backlog: Arc<Backlog>,
+    reading: AbortHandle,
 }
 
 /// A message that was published to a subscription.
@@ -49,16 +55,20 @@ pub struct Delivery {
     pub reply: Option<async_nats::Subject>,
     /// Its headers.
     pub headers: HeaderMap,
-    /// Its payload, a slice of the connection's read buffer.
+    /// Its payload, not in the connection's read buffer unless it is large.
     pub payload: Bytes,
 }
 
-/// Messages that wait in one subscription. One connection carries some 100,000 small messages a second
-/// into a busy process, so this is a pause of 80 ms; more would be more memory for whoever publishes
-/// large ones faster than they can be given out.
-const CAPACITY: usize = 8192;
+/// What the library reads at once. It does so up to 128 times, as often as the runtime lets it, before
+/// anybody else has a turn: a megabyte in all, or some 16 of the largest messages, for its buffer doubles
+/// until a message is whole.
+const READ: u16 = 8 * 1024;
+/// Messages of one subscription that the library holds: the smallest ones that it reads in one turn.
+const CAPACITY: usize = 16 * 1024;
+/// Subscriptions on their way to the task that reads them. It takes them at once.
+const NEWCOMERS: usize = 64;
 /// How long to wait until the client takes a subscription. It has no room only while it cannot write,
-/// and then the subscription is asked for when it is first looked at.
+/// and then whoever reads the subscription asks for it.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Feed {
@@ -71,14 +81,17 @@ impl Feed {
         metrics: &Metrics,
     ) -> Self {
         let servers = options.servers.clone();
-        let connect = options.connect.clone().subscription_capacity(CAPACITY);
-        let connect = connect.name(format!("moorline {node} feed"));
+        let connect = options.connect.clone().name(format!("moorline {node} feed"));
+        let connect = connect.subscription_capacity(CAPACITY).read_buffer_capacity(READ);
         let status = Arc::new(Status::of_feed(metrics));
         let options = Arc::new(Options { servers, connect });
         let link = Link::new(index, node, options, Arc::clone(&status));
         let replies = link.open().await;
-        tasks.spawn("nats feed", Arc::clone(&link).run(replies, stop));
-        Self { link, status }
+        let (newcomers, new) = mpsc::channel(NEWCOMERS);
+        // The subscriptions would stay with the client that nobody follows any more.
+        tasks.need("nats feed", Arc::clone(&link).run(replies, stop.clone()));
+        tasks.need("nats subscriptions", read_all(new, stop));
+        Self { link, status, room: Room::new(ROOM), newcomers }
     }
 
     /// Subscribes, also while the connection is down. Every copy of a message comes once.
@@ -86,7 +99,18 @@ impl Feed {
     /// Cancel safe.
     pub async fn subscribe(&self, filter: Filter) -> Subscription {
         let subscriber = timeout(SUBSCRIBE_TIMEOUT, self.link.subscribe(&filter.to_nats())).await;
-        Subscription { link: Arc::clone(&self.link), filter, subscriber: subscriber.ok() }
+        let backlog = Arc::new(Backlog::new(&self.room));
+        let reading = Reading {
+            link: Arc::clone(&self.link),
+            status: Arc::clone(&self.status),
+            filter,
+            subscriber: subscriber.ok(),
+            backlog: Arc::clone(&backlog),
+        };
+        let (newcomer, reading) = reading.into_newcomer();
+        // The task that takes it ends with the connection only.
+        let _ = self.newcomers.send(newcomer).await;
+        Subscription { backlog, reading }
     }
 
     /// Waits until the server has every subscription that was made before; false when that is not
@@ -143,26 +167,23 @@ impl Feed {
 impl Subscription {
     /// The next message. Cancel safe.
     pub async fn next(&mut self) -> Delivery {
-        loop {
-            if let Some(subscriber) = &mut self.subscriber
-                && let Some(message) = subscriber.next().await
-            {
-                return Delivery::of_message(message);
-            }
-            // The client has ended, or never had it.
-            self.subscriber = None;
-            self.subscriber = Some(self.link.subscribe(&self.filter.to_nats()).await);
-        }
+        poll_fn(|cx| self.backlog.poll_next(cx)).await
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.reading.abort();
     }
 }
 
 impl Delivery {
-    fn of_message(message: async_nats::Message) -> Self {
+    pub(super) fn of_message(message: async_nats::Message) -> Self {
         Self {
             subject: message.subject,
             reply: message.reply,
             headers: message.headers.unwrap_or_default(),
-            payload: message.payload,
+            payload: message::detached(message.payload),
         }
     }
 }
@@ -258,7 +279,6 @@ mod tests {
         );
         raw.write_all(publish_bad.as_bytes()).await.unwrap();
         let client = scene.server.client().await;
-        // Only one who waits for a message notices that the client has ended.
         let publishing = async {
             gaps.changed().await.unwrap();
             loop {
@@ -274,23 +294,49 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_subscription_is_counted_and_the_gap_is_told() {
+    async fn a_burst_that_nobody_takes_is_held_by_its_bytes() {
         let scene = Scene::new().await;
         let mut subscription = scene.subscribe("red").await;
-        let gaps = scene.feed.gaps();
         let client = scene.server.client().await;
-        for _ in 0..CAPACITY + 10 {
-            client.publish("moorline.default.out.group.red", "x".into()).await.unwrap();
+        for n in 0..30_000 {
+            let payload = format!("{n}").into();
+            client.publish("moorline.default.out.group.red", payload).await.unwrap();
         }
         client.flush().await.unwrap();
+        for n in 0..30_000 {
+            assert_eq!(next(&mut subscription).await, n.to_string());
+        }
+        assert_eq!(scene.metrics.nats_slow_consumer().get(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_there_is_no_room_for_is_counted_and_the_gap_is_told() {
+        const LARGE: usize = 1 << 20;
+        let scene = Scene::new().await;
+        let mut subscription = scene.subscribe("red").await;
+        let mut other = scene.subscribe("blue").await;
+        let gaps = scene.feed.gaps();
+        let client = scene.server.client().await;
+        let large = Bytes::from(vec![b'x'; LARGE]);
+        for _ in 0..ROOM / LARGE {
+            client.publish("moorline.default.out.group.red", large.clone()).await.unwrap();
+            // Not faster than the client reads.
+            client.flush().await.unwrap();
+        }
+        let taken = ROOM / LARGE / 2;
+        let lost = || scene.metrics.nats_slow_consumer().get();
         until("the loss is told", || gaps.has_changed().unwrap()).await;
-        until("ten are lost", || scene.metrics.nats_slow_consumer().get() >= 10).await;
-        for _ in 0..CAPACITY {
-            assert_eq!(next(&mut subscription).await, "x");
+        until("what is over half of the room is lost", || lost() >= (ROOM / LARGE - taken) as u64)
+            .await;
+        publish(&client, "blue", "hello").await;
+        assert_eq!(next(&mut other).await, "hello");
+        for _ in 0..taken {
+            assert_eq!(next(&mut subscription).await.len(), LARGE);
         }
         assert!(scene.feed.confirmed(within(10)).await);
         publish(&client, "red", "again").await;
         assert_eq!(next(&mut subscription).await, "again");
+        assert_eq!(lost(), (ROOM / LARGE - taken) as u64);
     }
 
     #[tokio::test]

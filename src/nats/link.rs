@@ -262,6 +262,10 @@ impl Link {
         }
     }
 
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.is_up.load(Ordering::Acquire)
     }

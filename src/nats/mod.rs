@@ -7,6 +7,8 @@
 mod subject;
 mod options;
 mod link;
+mod backlog;
+mod reading;
 mod feed;
 mod gather;
 mod store;
@@ -188,7 +190,7 @@ impl Nats {
             let link = Link::new(index, node, Arc::clone(&options), Arc::clone(&status));
             // The first client is there before anybody can ask for it.
             let replies = link.open().await;
-            tasks.spawn("nats", Arc::clone(&link).run(replies, stop.clone()));
+            keep(tasks, "nats", &link, replies, &stop);
             links.push(link);
         }
         let inner = Inner {
@@ -328,6 +330,18 @@ impl Nats {
         let (before, from) = links.split_at_checked(first)?;
         from.iter().chain(before).find(|link| link.is_up())
     }
+}
+
+/// Keeps a connection for requests up, until `stop`. After a panic it begins with another client.
+fn keep(
+    tasks: &Tasks,
+    name: &'static str,
+    link: &Arc<Link>,
+    mut replies: Option<async_nats::Subscriber>,
+    stop: &CancellationToken,
+) {
+    let (link, stop) = (Arc::clone(link), stop.clone());
+    tasks.keep(name, move || Arc::clone(&link).run(replies.take(), stop.clone()));
 }
 
 impl Reply {

@@ -55,6 +55,11 @@ pub enum ServerError {
     /// A bug in moorline, which the log tells above.
     #[error("a bug in moorline ended the reload; some of the new config may be in force")]
     Panicked,
+    /// A bug in moorline, which the log tells above.
+    #[error(
+        "a bug in moorline ended its task {0:?}, and without that it hears of nothing; restart it"
+    )]
+    Broken(&'static str),
     /// A new config changes what a running node cannot.
     #[error("{0}: it cannot change while the node runs; restart the node")]
     NeedsRestart(String),

@@ -158,21 +158,25 @@ impl Node {
     /// Serves until `signals` or an operator say stop, then drains.
     ///
     /// # Errors
-    /// When connections were still open at the end of all deadlines, or the stop was cut short.
+    /// When connections were still open at the end of all deadlines, the stop was cut short, or what the
+    /// node cannot do without has ended by a bug.
     pub async fn run(mut self, signals: &Signals) -> Result<(), ServerError> {
         // Before the first newcomer, who is refused where memory is short from the start.
         Box::pin(self.watch_memory()).await;
         self.open_doors();
         let (drain, cluster) = (self.drain.clone(), self.core.cluster.clone());
-        tokio::select! {
-            () = signals.stop.cancelled() => {}
-            () = drain.asked() => {}
+        let background = self.core.crews.background.clone();
+        let broken = tokio::select! {
+            () = signals.stop.cancelled() => None,
+            () = drain.asked() => None,
             () = signals.abort.cancelled() => return Err(ServerError::Aborted),
             why = cluster.unusable() => return Err(ServerError::NoFleet(why)),
+            // Its clients are better off with another node, and are told so.
+            name = background.broken() => Some(ServerError::Broken(name)),
             never = Box::pin(self.follow(&signals.reload)) => match never {},
-        }
+        };
         tokio::select! {
-            drained = self.drain() => drained,
+            drained = self.drain() => broken.map_or(drained, Err),
             () = signals.abort.cancelled() => Err(ServerError::Aborted),
         }
     }
@@ -298,4 +302,26 @@ fn announce(listener: &TcpListener, scheme: &'static str) {
 
 fn open(address: SocketAddr) -> Result<TcpListener, ServerError> {
     listen(address).and_then(tokio::net::TcpListener::into_std).map_err(ServerError::Listen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Format;
+
+    const CONFIG: &str = "listeners: {plain: {address: '127.0.0.1:0'}}\n\
+        shutdown: {lame_duck: 0s, drain: 0s}\n\
+        routes: [{path: /ws, auth: none, backend: {echo: true}}]\n";
+
+    #[tokio::test]
+    async fn a_node_that_lost_what_it_cannot_do_without_drains_and_ends_with_its_name() {
+        let config = Config::parse(CONFIG, Format::Yaml, "test", std::iter::empty()).unwrap();
+        let node = Box::pin(Node::start(config, None)).await.unwrap();
+        let (crews, signals) = (node.core.crews.clone(), Signals::default());
+        crews.background.need("pushes", async { panic!("on purpose") });
+        let run = Box::pin(node.run(&signals));
+        let ended = tokio::time::timeout(Duration::from_secs(30), run).await.unwrap();
+        assert!(matches!(ended, Err(ServerError::Broken("pushes"))), "{ended:?}");
+        assert!(crews.doors.is_stopping() && crews.background.is_stopping(), "it drained");
+    }
 }

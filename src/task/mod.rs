@@ -1,13 +1,13 @@
 //! Running tasks: every one is named, tracked, told when the node stops, and missed when it dies. One
-//! that must last as long as the node is begun again.
+//! that must last as long as the node is begun again, or where it cannot be, the node is told to end.
 
 mod backoff;
 
-use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use prometheus::IntCounter;
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use backoff::Backoff;
@@ -19,6 +19,8 @@ pub struct Tasks {
     stop: CancellationToken,
     /// Counts the tasks that panicked.
     panics: Option<IntCounter>,
+    /// The first of the tasks that are needed that panicked.
+    broken: Arc<watch::Sender<Option<&'static str>>>,
 }
 
 /// The rest of a task that is kept, after a panic: one that panics at once must not take a core.
@@ -63,6 +65,32 @@ impl Tasks {
                 }
             }
         })
+    }
+
+    /// Runs what the node cannot do without and nobody can begin again, for what it knows ends with it. A
+    /// panic in it is counted and logged under `name`, and [`broken`](Self::broken) tells of it.
+    pub fn need<F>(&self, name: &'static str, future: F) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (survives, broken) = (self.survives(name, future), Arc::clone(&self.broken));
+        self.spawn(name, async move {
+            if !survives.await {
+                broken.send_if_modified(|first| first.replace(name).is_none());
+            }
+        })
+    }
+
+    /// Ends when a task that is needed has panicked: its name. Cancel safe.
+    pub async fn broken(&self) -> &'static str {
+        let mut broken = self.broken.subscribe();
+        loop {
+            if let Some(name) = *broken.borrow_and_update() {
+                return name;
+            }
+            // It cannot end with an error: the sender is in `self`.
+            let _ = broken.changed().await;
+        }
     }
 
     /// Ends when [`stop`](Self::stop) was called. Cancel safe.
@@ -155,5 +183,18 @@ mod tests {
         tasks.stop();
         hopeless.await.unwrap();
         assert_eq!(panics.get(), 3);
+    }
+
+    #[tokio::test]
+    async fn what_is_needed_is_missed_by_its_name_whoever_asks_and_when() {
+        let panics = IntCounter::new("panics", "Panics.").unwrap();
+        let tasks = Tasks::counted(panics.clone());
+        tasks.need("fine", async {}).await.unwrap();
+        tasks.spawn("not needed", async { panic!("on purpose") }).await.unwrap();
+        assert!(tasks.broken().now_or_never().is_none());
+        let (asking, needed) = (tasks.clone(), async { panic!("on purpose") });
+        let (missed, ended) = tokio::join!(asking.broken(), tasks.need("needed", needed));
+        ended.unwrap();
+        assert_eq!((missed, tasks.broken().await, panics.get()), ("needed", "needed", 2));
     }
 }

@@ -29,6 +29,7 @@ mod pushes;
 mod management;
 mod cluster;
 mod control;
+mod names;
 mod connections;
 mod limits;
 mod passthrough;

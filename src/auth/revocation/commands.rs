@@ -16,7 +16,7 @@ impl Revocations {
     pub fn obey(&self) {
         let (revocations, stop) = (self.clone(), self.0.tasks.clone());
         let mut demands = self.0.table.demands();
-        self.0.tasks.spawn("revocations by command", async move {
+        self.0.tasks.need("revocations by command", async move {
             let demands = poll_fn(|cx| demands.poll_recv(cx));
             let all = demands.for_each_concurrent(AT_ONCE, |demand| revocations.answer(demand));
             tokio::select! {

@@ -22,7 +22,7 @@ use super::link::Link;
 use super::options::Options;
 use super::slots::Replies;
 use super::status::Status;
-use super::{Nats, RequestError, Subject};
+use super::{Nats, RequestError, Subject, keep};
 use crate::metrics::Metrics;
 use crate::task::Tasks;
 
@@ -90,7 +90,7 @@ impl Store {
         let index = inner.links.len() + 1;
         let link = Link::new(index, inner.node, options, Arc::clone(&status));
         let replies = link.open().await;
-        tasks.spawn("nats store", Arc::clone(&link).run(replies, inner.stop.clone()));
+        keep(tasks, "nats store", &link, replies, &inner.stop);
         Self { link, status, prefix: inner.subjects.bucket_prefix().into(), replicas }
     }
 

@@ -1,15 +1,16 @@
-//! The chat across two nodes, by clients of its own and in a browser, and the one line that sends a
+//! The chat across two nodes, by clients of its own and in a browser, and the lines that send a
 //! notification.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{Process, shell};
+use super::{Process, line_of};
 use crate::harness::{
-    Client, NatsServer, Node, Request, Tool, eventually, finish, have, node_program, python, root,
+    self, Client, NatsServer, Node, Request, Tool, eventually, finish, have, node_program, python,
+    root,
 };
 
 /// Two nodes by the config of the example, and its worker.
@@ -123,26 +124,59 @@ async fn the_chat_page_works_in_chromium() {
     assert!(ok, "{text}");
 }
 
+/// A node whose clients are alice's, and she.
+async fn alice(nats: &NatsServer, listeners: &str) -> (Node, Client, harness::Worker) {
+    let worker = harness::Worker::start(nats, "moorline.default.in.*", |_| {
+        harness::Answer::payload(r#"{"user_id": "alice"}"#)
+    })
+    .await;
+    let config = format!("nats: {{servers: ['{}']}}\n", nats.url());
+    let config = format!("{config}routes:\n- {{path: /ws, auth: connect}}\n");
+    let node = Node::with_listeners(listeners, &config);
+    node.reaches_nats().await;
+    let client = Client::connect(node.ws()).await;
+    (node, client, worker)
+}
+
+const NOTIFICATION: &str = "your order is on its way";
+
 #[tokio::test]
 async fn one_line_of_python_sends_a_notification() {
     if !have("one_line_of_python_sends_a_notification", &[Tool::Python]) {
         return;
     }
     let nats = NatsServer::start().await;
-    let _worker = crate::harness::Worker::start(&nats, "moorline.default.in.*", |_| {
-        crate::harness::Answer::payload(r#"{"user_id": "alice"}"#)
-    })
-    .await;
-    let config = format!("nats: {{servers: ['{}']}}\n", nats.url());
-    let node = Node::start(&format!("{config}routes:\n- {{path: /ws, auth: connect}}\n"));
-    node.reaches_nats().await;
-    let mut alice = Client::connect(node.ws()).await;
-    let page = std::fs::read_to_string(root().join("examples/README.md")).unwrap();
-    let line = page.lines().find(|line| line.starts_with("python -c ")).unwrap();
-    let line = line.replace("nats://127.0.0.1:4222", &nats.url());
-    let (ok, text) = finish(shell(&line)).await;
+    let (_node, mut client, _worker) = alice(&nats, "plain: {address: '127.0.0.1:0'}").await;
+    let line =
+        line_of("examples/README.md", "python -c ", &[("nats://127.0.0.1:4222", &nats.url())]);
+    let (ok, text) = finish(line).await;
     assert!(ok, "{text}");
-    assert_eq!(alice.next_text().await, "your order is on its way");
+    assert_eq!(client.next_text().await, NOTIFICATION);
+}
+
+#[tokio::test]
+async fn one_line_of_curl_sends_a_notification() {
+    const KEY: &str = "a-key-of-backends-that-is-long-enough";
+    let nats = NatsServer::start().await;
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), KEY).unwrap();
+    let listeners = format!(
+        "plain: {{address: '127.0.0.1:0'}}\n\
+         management: {{address: '127.0.0.1:0', key_files: [{}]}}",
+        key.path().display()
+    );
+    let (node, mut client, _worker) = alice(&nats, &listeners).await;
+    let door = node.management().to_string();
+    let send = async |key: &str| {
+        let mut line = line_of("examples/README.md", "curl ", &[("127.0.0.1:8444", &door)]);
+        line.env("KEY", key);
+        finish(line).await
+    };
+    let (ok, text) = send(KEY).await;
+    assert!(ok, "{text}");
+    assert_eq!(client.next_text().await, NOTIFICATION);
+    let (ok, text) = send("another").await;
+    assert!(!ok && text.contains("Unauthorized"), "{text}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use tempfile::TempDir;
 
-use super::{Process, shell};
+use super::{Process, line_of};
 use crate::harness::{
     Client, Node, Request, Tool, eventually, exchange_raw, free_port, have, root,
 };
@@ -27,13 +27,11 @@ impl Application {
     /// `command` is how the line of the page begins.
     pub(super) fn start(example: &str, command: &str) -> Self {
         let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
-        let example = root().join("examples").join(example);
-        let page = std::fs::read_to_string(example.join("README.md")).unwrap();
-        let line = page.lines().find(|line| line.starts_with(command)).expect("a line of the page");
-        let line = line.trim_end_matches(" &").replace("5000", &port.to_string());
-        let mut shell = shell(&format!("exec {line}"));
-        shell.envs([SECRET]).env("SESSIONS", folder.path().join("sessions"));
-        let process = Process(shell.current_dir(example).stdout(Stdio::null()).spawn().unwrap());
+        let page = format!("examples/{example}/README.md");
+        let mut line = line_of(&page, command, &[("5000", &port.to_string())]);
+        line.envs([SECRET]).env("SESSIONS", folder.path().join("sessions"));
+        line.current_dir(root().join("examples").join(example)).stdout(Stdio::null());
+        let process = Process(line.spawn().unwrap());
         Self { port, folder, _process: process }
     }
 

@@ -18,13 +18,21 @@ impl Drop for Process {
     }
 }
 
-/// A line of a page in a shell, which finds the fetched Python packages.
-fn shell(line: &str) -> Command {
+/// The line of the page that begins so, with what is written there for an example replaced. It finds
+/// the fetched Python packages.
+fn line_of(page: &str, start: &str, replaced: &[(&str, &str)]) -> Command {
+    let page = std::fs::read_to_string(root().join(page)).unwrap();
+    let line = page.lines().find(|line| line.starts_with(start)).unwrap();
+    let line = replaced.iter().fold(line.to_owned(), |line, (example, real)| {
+        assert!(line.contains(example), "{line}");
+        line.replace(example, real)
+    });
     let packages = root().join("target/tools/python/bin");
     let path = format!("{}:{}", packages.display(), std::env::var("PATH").unwrap());
     let mut shell = Command::new("sh");
-    // No files beside the sources.
-    shell.arg("-c").arg(line).env("PATH", path).env("PYTHONDONTWRITEBYTECODE", "1");
+    // The process is the program itself, which leaves no files beside the sources.
+    shell.arg("-c").arg(format!("exec {}", line.trim_end_matches(" &")));
+    shell.env("PATH", path).env("PYTHONDONTWRITEBYTECODE", "1");
     shell
 }
 

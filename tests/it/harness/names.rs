@@ -114,14 +114,16 @@ pub(crate) struct Watcher {
 const END: &str = "harness.end";
 
 impl Watcher {
-    /// From now on. Expected are subjects that begin with one of `prefixes`, and the harness's own.
+    /// From now on. Expected are subjects that begin with one of `prefixes`, the harness's own, and those
+    /// by which nodes and the server keep the nodes' state.
     pub(crate) async fn start(nats: &NatsServer, prefixes: &[&str]) -> Self {
         let client = nats.client().await;
         let mut all = client.subscribe(">").await.unwrap();
         client.flush().await.unwrap();
         let mut prefixes: Vec<String> =
             prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
-        prefixes.extend(["_INBOX", "harness."].map(str::to_owned));
+        let own = ["_INBOX", "harness.", "$JS.API.", "$JS.EVENT.", "$KV.moorline_"];
+        prefixes.extend(own.map(str::to_owned));
         let seeing = tokio::spawn(async move {
             let mut others = Vec::new();
             while let Some(message) = all.next().await {

@@ -76,7 +76,8 @@ impl Node {
         })
     }
 
-    fn with_all(listeners: &str, level: &str, config: &str) -> Self {
+    /// Starts a node with other listeners and another log level.
+    pub(crate) fn with_all(listeners: &str, level: &str, config: &str) -> Self {
         let (folder, path) = write(listeners, level, config);
         Self::run(folder, |command| command.arg("serve").arg("-c").arg(path))
     }
