@@ -6,7 +6,7 @@ import secrets
 from http.cookies import SimpleCookie
 from pathlib import Path
 
-FOLDER = Path(os.environ.get("SESSIONS", "sessions"))
+FOLDER = Path("sessions")
 
 
 def begin(user):

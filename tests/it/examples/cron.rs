@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::legacy::{Application, log_in, open};
+use super::legacy::{Application, SECRET, log_in, open};
 use crate::harness::{Node, Tool, finish, have, root};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
@@ -41,9 +41,10 @@ async fn a_cron_job_speaks_to_a_user() {
             std::fs::write(&path, format!("{text}\n")).unwrap();
             path
         });
-    let application = Application::start("flask", "python -m waitress ");
+    let application = Application::start("flask", "python -m waitress ", &[SECRET]);
     let keys = format!("['{}']", key.display());
     let variables = [
+        SECRET,
         ("MOORLINE_LISTENERS__MANAGEMENT__ADDRESS", "127.0.0.1:0"),
         ("MOORLINE_LISTENERS__MANAGEMENT__KEY_FILES", &keys),
     ];
@@ -51,10 +52,10 @@ async fn a_cron_job_speaks_to_a_user() {
     let alice = log_in(&node, "/login", "alice", "wonderland").await;
     let bob = log_in(&node, "/login", "bob", "builder").await;
     let mut clients = [
-        open(node.ws(), &alice).await.expect("accepted"),
-        open(node.ws(), &alice).await.expect("accepted"),
+        open(&node, "/ws", &alice).await.expect("accepted"),
+        open(&node, "/ws", &alice).await.expect("accepted"),
     ];
-    let mut stranger = open(node.ws(), &bob).await.expect("accepted");
+    let mut stranger = open(&node, "/ws", &bob).await.expect("accepted");
 
     let crontab = std::fs::read_to_string(root().join("examples/cron/crontab")).unwrap();
     for variable in ["HOME", "MANAGEMENT", "KEY_FILE"] {

@@ -2,7 +2,7 @@
 //! whose a WebSocket is, and one endpoint takes the messages.
 
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
@@ -13,26 +13,35 @@ use crate::harness::{
 
 /// The page that the examples let connect.
 const ORIGIN: &str = "http://localhost:8080";
-const SECRET: (&str, &str) = ("WS_SECRET", "s3cret");
+const FORM: &str = "application/x-www-form-urlencoded";
+pub(super) const SECRET: (&str, &str) = ("WS_SECRET", "s3cret");
 
-/// The application of an example, as its page starts it, but on a port of its own.
+/// The application of an example, as its page starts it, but in a copy of the folder and on a port of
+/// its own.
 pub(super) struct Application {
     port: u16,
-    /// Its sessions, and the config of the node in front.
     folder: TempDir,
     _process: Process,
 }
 
 impl Application {
     /// `command` is how the line of the page begins.
-    pub(super) fn start(example: &str, command: &str) -> Self {
+    pub(super) fn start(example: &str, command: &str, variables: &[(&str, &str)]) -> Self {
         let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+        let sources = root().join("examples").join(example).join(".");
+        let copied = Command::new("cp").arg("-R").arg(sources).arg(folder.path()).status();
+        assert!(copied.unwrap().success(), "cp");
+        let packages = root().join("target/tools/node/node_modules");
+        std::os::unix::fs::symlink(packages, folder.path().join("node_modules")).unwrap();
         let page = format!("examples/{example}/README.md");
         let mut line = line_of(&page, command, &[("5000", &port.to_string())]);
-        line.envs([SECRET]).env("SESSIONS", folder.path().join("sessions"));
-        line.current_dir(root().join("examples").join(example)).stdout(Stdio::null());
+        line.envs(variables.iter().copied()).current_dir(&folder).stdout(Stdio::null());
         let process = Process(line.spawn().unwrap());
         Self { port, folder, _process: process }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
     /// A node in front of it with the config of `example` and variables over it, once it answers.
@@ -42,7 +51,7 @@ impl Application {
         let config = config.replace("127.0.0.1:5000", &format!("127.0.0.1:{}", self.port));
         let path = self.folder.path().join("moorline.yaml");
         std::fs::write(&path, config).unwrap();
-        let node = Node::of_file(path.to_str().unwrap(), &[&[SECRET], variables].concat());
+        let node = Node::of_file(path.to_str().unwrap(), variables);
         eventually("the application answers", async || {
             (!get(&node, "/", "").await.starts_with("HTTP/1.1 50")).then_some(())
         })
@@ -51,27 +60,38 @@ impl Application {
     }
 }
 
-async fn get(node: &Node, path: &str, cookie: &str) -> String {
-    request(node, "GET", path, cookie, "").await
+pub(super) async fn get(node: &Node, path: &str, cookie: &str) -> String {
+    request(node.ws(), "GET", path, (cookie, FORM), "").await
 }
 
-async fn post(node: &Node, path: &str, cookie: &str, form: &str) -> String {
-    request(node, "POST", path, cookie, form).await
+pub(super) async fn post(node: &Node, path: &str, cookie: &str, form: &str) -> String {
+    request(node.ws(), "POST", path, (cookie, FORM), form).await
 }
 
-/// The answer to a plain request, with its head.
-async fn request(node: &Node, method: &str, path: &str, cookie: &str, body: &str) -> String {
+/// The answer to a plain request with this cookie and content type, with its head.
+pub(super) async fn request(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    (cookie, content_type): (&str, &str),
+    body: &str,
+) -> String {
     let length = body.len();
     let text = format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost:8080\r\nConnection: close\r\nCookie: {cookie}\r\n\
-         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: localhost:8080\r\nConnection: close\r\n\
+         Cookie: {cookie}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n{body}"
     );
-    exchange_raw(node.ws(), text.as_bytes()).await
+    exchange_raw(to, text.as_bytes()).await
 }
 
 /// The cookie that the application's own login sets.
 pub(super) async fn log_in(node: &Node, path: &str, user: &str, password: &str) -> String {
     let answer = post(node, path, "", &format!("user={user}&password={password}")).await;
+    cookie_of(&answer)
+}
+
+/// The first cookie that an answer sets.
+pub(super) fn cookie_of(answer: &str) -> String {
     let head = answer.to_ascii_lowercase();
     let at = head.find("\r\nset-cookie: ").unwrap_or_else(|| panic!("no cookie: {answer}"));
     let cookie = &answer[at + "\r\nset-cookie: ".len()..];
@@ -82,8 +102,9 @@ pub(super) async fn log_in(node: &Node, path: &str, user: &str, password: &str) 
 ///
 /// # Errors
 /// The status and body of a refusal.
-pub(super) async fn open(to: SocketAddr, cookie: &str) -> Result<Client, (u16, String)> {
-    Request::new("/ws").header("origin", ORIGIN).header("cookie", cookie).connect(to).await
+pub(super) async fn open(node: &Node, path: &str, cookie: &str) -> Result<Client, (u16, String)> {
+    let to = node.ws();
+    Request::new(path).header("origin", ORIGIN).header("cookie", cookie).connect(to).await
 }
 
 #[tokio::test]
@@ -91,18 +112,18 @@ async fn a_flask_application_gets_websockets() {
     if !have("a_flask_application_gets_websockets", &[Tool::Python]) {
         return;
     }
-    let application = Application::start("flask", "python -m waitress ");
-    let node = application.behind("flask", &[]).await;
+    let application = Application::start("flask", "python -m waitress ", &[SECRET]);
+    let node = application.behind("flask", &[SECRET]).await;
     assert!(get(&node, "/", "").await.starts_with("HTTP/1.1 302"), "the login comes first");
-    assert_eq!(open(node.ws(), "").await.err().unwrap(), (401, "log in first".to_owned()));
-    let forged = open(node.ws(), "session=eyJ1c2VyIjoiYWxpY2UifQ.x.y").await.err().unwrap();
+    assert_eq!(open(&node, "/ws", "").await.err().unwrap(), (401, "log in first".to_owned()));
+    let forged = open(&node, "/ws", "session=eyJ1c2VyIjoiYWxpY2UifQ.x.y").await.err().unwrap();
     assert_eq!(forged.0, 401);
     let wrong = post(&node, "/login", "", "user=alice&password=x").await;
     assert!(wrong.starts_with("HTTP/1.1 403"), "{wrong}");
 
     let alice = log_in(&node, "/login", "alice", "wonderland").await;
     let bob = log_in(&node, "/login", "bob", "builder").await;
-    let mut socket = open(node.ws(), &alice).await.expect("accepted");
+    let mut socket = open(&node, "/ws", &alice).await.expect("accepted");
     assert_eq!(socket.ask("Grüße <b>").await, "entry 2 is written");
     let written = post(&node, "/entries", &bob, "entry=by+the+form").await;
     assert!(written.starts_with("HTTP/1.1 302"), "{written}");
@@ -115,12 +136,8 @@ async fn a_flask_application_gets_websockets() {
     // What clients send to the endpoint themselves does not reach it.
     let events = post(&node, "/ws-events", &alice, "forged").await;
     assert!(events.starts_with("HTTP/1.1 404"), "{events}");
-    let straight = format!(
-        "POST /ws-events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nce-type: moorline.message\r\n\
-         Cookie: {alice}\r\nContent-Length: 6\r\n\r\nforged"
-    );
-    let to = SocketAddr::from(([127, 0, 0, 1], application.port));
-    let refused = exchange_raw(to, straight.as_bytes()).await;
+    let event = (&*alice, "text/plain; charset=utf-8\r\nce-type: moorline.message");
+    let refused = request(application.address(), "POST", "/ws-events", event, "forged").await;
     assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
     assert_eq!(socket.ask("still").await, "entry 5 is written");
 }
@@ -138,19 +155,19 @@ async fn cgi_programs_get_websockets() {
     if !have("cgi_programs_get_websockets", &[Tool::Python]) {
         return;
     }
-    let application = Application::start("cgi", "python server.py ");
-    let node = application.behind("cgi", &[]).await;
+    let application = Application::start("cgi", "python server.py ", &[SECRET]);
+    let node = application.behind("cgi", &[SECRET]).await;
     assert!(get(&node, "/", "").await.starts_with("HTTP/1.1 303"), "the login comes first");
-    assert_eq!(open(node.ws(), "").await.err().unwrap(), (401, "log in first".to_owned()));
-    let traversing = open(node.ws(), "session=../server.py").await.err().unwrap();
+    assert_eq!(open(&node, "/ws", "").await.err().unwrap(), (401, "log in first".to_owned()));
+    let traversing = open(&node, "/ws", "session=../server.py").await.err().unwrap();
     assert_eq!(traversing.0, 401);
 
     let alice = log_in(&node, "/login.py", "alice", "wonderland").await;
-    let mut socket = open(node.ws(), &alice).await.expect("accepted");
+    let mut socket = open(&node, "/ws", &alice).await.expect("accepted");
     assert_eq!(socket.ask("grüße").await, "alice 1: GRÜSSE");
     assert_eq!(socket.ask("again").await, "alice 2: AGAIN");
     let bob = log_in(&node, "/login.py", "bob", "builder").await;
-    let mut other = open(node.ws(), &bob).await.expect("accepted");
+    let mut other = open(&node, "/ws", &bob).await.expect("accepted");
     assert_eq!(other.ask("hello").await, "bob 1: HELLO");
     let page = get(&node, "/", &alice).await;
     assert!(page.contains("<h1>Hello, alice</h1>"), "{page}");
@@ -164,6 +181,6 @@ async fn cgi_programs_get_websockets() {
     assert!(left.starts_with("HTTP/1.1 303"), "{left}");
     socket.send("am I in?").await;
     assert_eq!(socket.closed().await, Some((4001, "logged out".to_owned())));
-    assert_eq!(open(node.ws(), &alice).await.err().unwrap().0, 401);
+    assert_eq!(open(&node, "/ws", &alice).await.err().unwrap().0, 401);
     assert_eq!(other.ask("still here").await, "bob 2: STILL HERE");
 }

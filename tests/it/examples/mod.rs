@@ -30,9 +30,8 @@ fn line_of(page: &str, start: &str, replaced: &[(&str, &str)]) -> Command {
     let packages = root().join("target/tools/python/bin");
     let path = format!("{}:{}", packages.display(), std::env::var("PATH").unwrap());
     let mut shell = Command::new("sh");
-    // The process is the program itself, which leaves no files beside the sources.
-    shell.arg("-c").arg(format!("exec {}", line.trim_end_matches(" &")));
-    shell.env("PATH", path).env("PYTHONDONTWRITEBYTECODE", "1");
+    // The process is the program itself.
+    shell.arg("-c").arg(format!("exec {}", line.trim_end_matches(" &"))).env("PATH", path);
     shell
 }
 
