@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use backend::{Backend, Dialect, HttpBackend, Urls};
+pub use backend::{Backend, Dialect, Grip, HttpBackend, Urls};
 pub use environment::process_environment;
 pub use error::{ConfigError, Position, Problem};
 pub use jwt::{Jwks, Jwt, JwtAlgorithm, JwtClaims, JwtKey, JwtSources};

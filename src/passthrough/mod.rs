@@ -49,6 +49,7 @@ use tally::Tally;
 use upload::{Progress, Upload};
 
 pub use download::Download;
+pub use headers::to_upstream;
 pub use refusal::Refusal;
 
 /// The way to the upstream. One for each config that names another.
@@ -184,7 +185,7 @@ impl Passthrough {
         self.check(&head)?;
         let method = head.method.clone();
         head.uri = target(&head.uri)?;
-        headers::to_upstream(&mut head.headers, origin);
+        to_upstream(&mut head.headers, origin);
         if !body.is_end_stream() && body.size_hint().exact().is_none() {
             headers::set_chunked(&mut head.headers);
         }

@@ -80,6 +80,14 @@ pub enum RelayError {
         /// What went wrong, with the file or the variable.
         source: io::Error,
     },
+    /// What requests to the route's service are signed with cannot be used.
+    #[error("route {route}: backend.grip.key_file cannot be used")]
+    Grip {
+        /// The route's name.
+        route: String,
+        /// What went wrong, with the file or the variable.
+        source: io::Error,
+    },
     /// The authorities for the route's service cannot be used.
     #[error("route {route}: backend.ca cannot be used")]
     Tls {
