@@ -2,6 +2,7 @@
 
 mod chat;
 mod cron;
+mod grip;
 mod legacy;
 
 use std::process::{Child, Command};
@@ -54,7 +55,11 @@ async fn check_accepts_each_config_and_each_page_is_short() {
         let place = tempfile::tempdir().unwrap();
         std::fs::write(place.path().join("management.key"), "k".repeat(32)).unwrap();
         let mut check = Command::new(env!("CARGO_BIN_EXE_moorline"));
-        check.arg("check").arg("-c").arg(&config).env("WS_SECRET", "s3cret");
+        check
+            .arg("check")
+            .arg("-c")
+            .arg(&config)
+            .envs([("WS_SECRET", "s3cret"), ("GRIP_KEY", grip::KEY)]);
         check.current_dir(place.path());
         let (ok, said) = finish(check).await;
         assert!(ok, "{}: {said}", folder.display());
