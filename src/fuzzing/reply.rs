@@ -102,7 +102,7 @@ fn place(action: &Action) -> u8 {
     }
 }
 
-fn check(message: &Message) {
+pub(super) fn check(message: &Message) {
     let is_text = std::str::from_utf8(message.data()).is_ok();
     assert!(message.kind() == Kind::Binary || is_text, "text is UTF-8");
 }

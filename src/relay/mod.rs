@@ -162,6 +162,15 @@ pub(crate) fn outcome_of(asked: &EventBody, reply: &Reply) -> Option<Outcome> {
     reply::outcome(asked, reply).ok()
 }
 
+/// What the answer of a service that speaks WebSocket-over-HTTP comes to, when it keeps to the protocol.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn websocket_over_http_outcome(
+    event: &Event,
+    answer: &::http::Response<bytes::Bytes>,
+) -> Option<Outcome> {
+    http::websocket_over_http_outcome(event, answer)
+}
+
 /// The metric label of how events come to this backend.
 #[must_use]
 pub const fn transport(backend: &Backend) -> &'static str {

@@ -24,6 +24,7 @@ mod revocation;
 mod tls;
 mod relaying;
 mod http_backend;
+mod websocket_over_http;
 mod outages;
 mod pushes;
 mod management;

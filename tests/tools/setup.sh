@@ -4,8 +4,8 @@
 #   bin/nats-server         a real NATS server
 #   python/bin/python3      Python with websockets, nats, azure's Web PubSub service, flask, django,
 #                           django-grip and waitress
-#   node/node_modules       ws, @nats-io/transport-node, @azure/web-pubsub, playwright-core, express,
-#                           @fanoutio/serve-grip
+#   node/node_modules       ws, @nats-io/transport-node, @azure/web-pubsub, express, @fanoutio/serve-grip,
+#                           playwright-core
 #   (Chromium comes from the system, see below)
 #   missing                 a line "tool: reason" for each that could not be had
 #

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use tokio::sync::OwnedSemaphorePermit;
@@ -167,6 +168,8 @@ impl HttpRelay {
                 websocket_over_http::write(event, self.signer.as_ref(), headers);
             }
         }
+        // The client library leaves it out where nothing follows (RFC 9110 section 8.6).
+        headers.insert(CONTENT_LENGTH, asked.data.len().into());
         if let Some(secret) = &self.secret {
             headers.insert(SECRET, secret.clone());
         }
@@ -273,6 +276,15 @@ fn target(own: &PathAndQuery, action: Option<&str>) -> PathAndQuery {
     let query = own.query().map(|query| format!("?{query}")).unwrap_or_default();
     let text = format!("{}/{action}{query}", own.path().trim_end_matches('/'));
     text.parse().unwrap_or_else(|_| own.clone())
+}
+
+/// See [`relay::websocket_over_http_outcome`](super::websocket_over_http_outcome).
+#[cfg(any(test, fuzzing))]
+pub(super) fn websocket_over_http_outcome(
+    event: &Event,
+    answer: &Response<Bytes>,
+) -> Option<Outcome> {
+    websocket_over_http::outcome(event, answer).ok()
 }
 
 /// Reads what requests are signed with.

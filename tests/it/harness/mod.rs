@@ -2,6 +2,7 @@
 
 mod node;
 mod nats;
+mod service;
 mod client;
 mod certificates;
 mod names;
@@ -14,6 +15,7 @@ pub(crate) use client::{Client, Io, Request, connect_tls, exchange, exchange_raw
 pub(crate) use names::{Watcher, hostile_names, is_name, percent_encoded, token};
 pub(crate) use nats::{Answer, NatsServer, Worker, header};
 pub(crate) use node::{Node, signal};
+pub(crate) use service::{Answer as ServiceAnswer, Asked, Service};
 pub(crate) use tools::{Tool, finish, have, node as node_program, python, root, tool};
 
 /// The longest that a test waits for something that should happen.

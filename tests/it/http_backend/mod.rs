@@ -1,8 +1,6 @@
 //! Services that only know HTTP: what they get, what their answers do, and what becomes of messages
 //! while they are away, hang or misbehave.
 
-mod service;
-
 use std::collections::HashSet;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,9 +9,9 @@ use futures_util::future::join_all;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{
-    NatsServer, Node, Request, Tool, eventually, exchange, free_port, have, python, signal,
+    Asked, NatsServer, Node, Request, Service, ServiceAnswer as Answer, Tool, eventually, exchange,
+    free_port, have, python, signal,
 };
-use service::{Answer, Asked, Service};
 
 const FAILURE: &str = "on_failure: {message: '{outcome} {sequence}'}";
 

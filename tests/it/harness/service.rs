@@ -8,50 +8,57 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::harness::free_port;
+use super::free_port;
 
 /// A request as it came.
 #[derive(Debug, Clone)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
+    /// The path and query.
+    pub(crate) target: String,
     /// Names in lower case; values of a name that came twice are joined by `; `.
-    pub(super) headers: HashMap<String, String>,
-    pub(super) body: String,
+    pub(crate) headers: HashMap<String, String>,
+    pub(crate) body: String,
 }
 
 /// What comes of a request.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// Status line, header lines and body, after a while.
-    Reply(&'static str, Vec<String>, String, Duration),
+    Reply(&'static str, Vec<String>, Vec<u8>, Duration),
     /// No answer.
     Never,
 }
 
 impl Answer {
-    pub(super) fn ok(body: impl Into<String>) -> Self {
+    /// With another status line.
+    pub(crate) fn status(status: &'static str, body: impl Into<Vec<u8>>) -> Self {
+        Self::Reply(status, Vec::new(), body.into(), Duration::ZERO)
+    }
+
+    pub(crate) fn ok(body: impl Into<Vec<u8>>) -> Self {
         Self::Reply("200 OK", Vec::new(), body.into(), Duration::ZERO)
     }
 
-    pub(super) fn header(self, line: &str) -> Self {
+    pub(crate) fn header(self, line: &str) -> Self {
         let Self::Reply(status, mut headers, body, delay) = self else { return self };
         headers.push(format!("{line}\r\n"));
         Self::Reply(status, headers, body, delay)
     }
 
-    pub(super) fn after(self, delay: Duration) -> Self {
+    pub(crate) fn after(self, delay: Duration) -> Self {
         let Self::Reply(status, headers, body, _) = self else { return self };
         Self::Reply(status, headers, body, delay)
     }
 }
 
 impl Asked {
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 }
 
 type Answers = Arc<dyn Fn(&Asked) -> Answer + Send + Sync>;
 
-pub(super) struct Service {
+pub(crate) struct Service {
     port: u16,
     answers: Answers,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -59,28 +66,33 @@ pub(super) struct Service {
 }
 
 impl Service {
-    pub(super) async fn start(answers: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(answers: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
         let (answers, asked) = (Arc::new(answers), Arc::default());
         let mut service = Self { port: free_port(), answers, asked, running: None };
         service.resume().await;
         service
     }
 
-    pub(super) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/ws-events", self.port)
+    pub(crate) fn url(&self) -> String {
+        format!("{}/ws-events", self.origin())
+    }
+
+    /// The same without a path.
+    pub(crate) fn origin(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
     /// The requests so far.
-    pub(super) fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 
     /// Closes its port and every connection, in the middle of whatever is on it.
-    pub(super) async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         self.running.take().unwrap().shutdown().await;
     }
 
-    pub(super) async fn resume(&mut self) {
+    pub(crate) async fn resume(&mut self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
         let (answers, asked) = (Arc::clone(&self.answers), Arc::clone(&self.asked));
         let mut running = JoinSet::new();
@@ -102,6 +114,7 @@ async fn serve(stream: TcpStream, answers: Answers, asked: Arc<Mutex<Vec<Asked>>
             head.push(stream.read_u8().await.ok()?);
         }
         let head = String::from_utf8(head).unwrap();
+        let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
         let mut headers = HashMap::<String, String>::new();
         for line in head.lines().skip(1).filter(|line| !line.is_empty()) {
             let (name, value) = line.split_once(": ").unwrap();
@@ -110,7 +123,8 @@ async fn serve(stream: TcpStream, answers: Answers, asked: Arc<Mutex<Vec<Asked>>
         }
         let mut body = vec![0; headers["content-length"].parse().unwrap()];
         stream.read_exact(&mut body).await.ok()?;
-        let request = Asked { headers, body: String::from_utf8_lossy(&body).into_owned() };
+        let body = String::from_utf8_lossy(&body).into_owned();
+        let request = Asked { target, headers, body };
         let answer = answers(&request);
         asked.lock().unwrap().push(request);
         match answer {
@@ -119,9 +133,9 @@ async fn serve(stream: TcpStream, answers: Answers, asked: Arc<Mutex<Vec<Asked>>
                     tokio::time::sleep(delay).await;
                 }
                 let (headers, length) = (headers.concat(), body.len());
-                let answer =
-                    format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n{body}");
-                stream.write_all(answer.as_bytes()).await.ok()?;
+                let head =
+                    format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n");
+                stream.write_all(&[head.as_bytes(), &body].concat()).await.ok()?;
             }
             // Ends when the other side closes.
             Answer::Never => return stream.read_u8().await.ok().map(drop),
