@@ -7,8 +7,6 @@ use prometheus::{
     Registry,
 };
 
-use super::Metrics;
-
 /// 250 us to 10 s: an answer of a NATS worker takes a fraction of a millisecond.
 const FAST: &[f64] = &[
     0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -16,13 +14,74 @@ const FAST: &[f64] = &[
 /// 1 s to a day: how long connections live.
 const LONG: &[f64] = &[1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0];
 
+/// Every family, by what it counts; [`Metrics`](super::Metrics) shares it.
+#[derive(Debug)]
+pub struct Families {
+    pub(super) registry: Registry,
+    /// Open connections after the 101, by hub and route.
+    pub(super) connections: IntGaugeVec,
+    pub(super) connections_opened: IntCounterVec,
+    pub(super) connections_closed: IntCounterVec,
+    pub(super) connection_duration: HistogramVec,
+    pub(super) messages: IntCounterVec,
+    pub(super) message_bytes: IntCounterVec,
+    pub(super) backend_requests: IntCounterVec,
+    pub(super) backend_duration: HistogramVec,
+    pub(super) backend_in_flight: IntGaugeVec,
+    pub(super) backend_held: IntGaugeVec,
+    pub(super) circuits_open: IntGaugeVec,
+    pub(super) circuits_opened: IntCounterVec,
+    pub(super) bridge_events: IntCounterVec,
+    pub(super) bridge_joined: IntGaugeVec,
+    pub(super) bridge_lost_replies: IntCounterVec,
+    pub(super) ping_rtt: HistogramVec,
+    pub(super) limited: IntCounterVec,
+    pub(super) outbox_bytes: IntGaugeVec,
+    pub(super) outbox_overflow: IntCounterVec,
+    pub(super) outbox_expired: IntCounterVec,
+    pub(super) groups: IntGauge,
+    pub(super) registry_entries: IntGauge,
+    pub(super) leases_taken_over: IntCounter,
+    pub(super) user_slots_left_out: IntCounter,
+    pub(super) users: IntGauge,
+    pub(super) pushes: IntCounterVec,
+    pub(super) push_deliveries: IntCounterVec,
+    pub(super) pushes_refused: IntCounterVec,
+    pub(super) commands: IntCounterVec,
+    pub(super) commands_refused: IntCounterVec,
+    pub(super) management_requests: IntCounterVec,
+    pub(super) management_duration: HistogramVec,
+    pub(super) handshakes: IntCounterVec,
+    pub(super) handshake_duration: HistogramVec,
+    pub(super) tls_handshakes: IntCounterVec,
+    pub(super) proxy_protocol: IntCounterVec,
+    pub(super) certificate_expiry: IntGaugeVec,
+    pub(super) nats_connected: IntGauge,
+    pub(super) nats_reconnects: IntCounter,
+    pub(super) nats_slow_consumer: IntCounter,
+    pub(super) config_reloads: IntCounterVec,
+    pub(super) accept_errors: IntCounter,
+    pub(super) late_replies: IntCounter,
+    pub(super) memory_used: IntGauge,
+    pub(super) memory_limit: IntGauge,
+    pub(super) memory_shed: IntCounter,
+    pub(super) panics: IntCounter,
+    pub(super) task_panics: IntCounter,
+    pub(super) passthrough_requests: IntCounterVec,
+    pub(super) passthrough_duration: Histogram,
+    pub(super) passthrough_in_flight: IntGauge,
+    pub(super) disconnect_events: IntCounterVec,
+    pub(super) drain_remaining: IntGauge,
+    pub(super) drain_eta: IntGauge,
+}
+
 /// Makes and registers every family.
 #[expect(clippy::too_many_lines, reason = "one table of all families")]
-pub(super) fn register() -> Metrics {
+pub(super) fn register() -> Families {
     let registry = Registry::new();
     let r = &registry;
     let place = ["hub", "route"];
-    let metrics = Metrics {
+    let metrics = Families {
         connections: gauges(r, "connections", "Open WebSocket connections.", &place),
         connections_opened: counters(
             r,

@@ -8,10 +8,12 @@ mod route;
 mod circuits;
 mod bridge;
 
-use prometheus::{
-    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
-    TextEncoder,
-};
+use std::ops::Deref;
+use std::sync::Arc;
+
+use prometheus::{Encoder, IntCounter, IntGauge, TextEncoder};
+
+use families::Families;
 
 pub use bridge::{BridgeMetrics, NOT_AN_EVENT, NOT_CARRIED};
 pub use circuits::Circuits;
@@ -19,70 +21,21 @@ pub use route::RouteMetrics;
 
 /// The families of one node. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Metrics {
-    registry: Registry,
-    /// Open connections after the 101, by hub and route.
-    connections: IntGaugeVec,
-    connections_opened: IntCounterVec,
-    connections_closed: IntCounterVec,
-    connection_duration: HistogramVec,
-    messages: IntCounterVec,
-    message_bytes: IntCounterVec,
-    backend_requests: IntCounterVec,
-    backend_duration: HistogramVec,
-    backend_in_flight: IntGaugeVec,
-    backend_held: IntGaugeVec,
-    circuits_open: IntGaugeVec,
-    circuits_opened: IntCounterVec,
-    bridge_events: IntCounterVec,
-    bridge_joined: IntGaugeVec,
-    bridge_lost_replies: IntCounterVec,
-    ping_rtt: HistogramVec,
-    limited: IntCounterVec,
-    outbox_bytes: IntGaugeVec,
-    outbox_overflow: IntCounterVec,
-    outbox_expired: IntCounterVec,
-    groups: IntGauge,
-    registry_entries: IntGauge,
-    leases_taken_over: IntCounter,
-    user_slots_left_out: IntCounter,
-    users: IntGauge,
-    pushes: IntCounterVec,
-    push_deliveries: IntCounterVec,
-    pushes_refused: IntCounterVec,
-    commands: IntCounterVec,
-    commands_refused: IntCounterVec,
-    management_requests: IntCounterVec,
-    management_duration: HistogramVec,
-    handshakes: IntCounterVec,
-    handshake_duration: HistogramVec,
-    tls_handshakes: IntCounterVec,
-    proxy_protocol: IntCounterVec,
-    certificate_expiry: IntGaugeVec,
-    nats_connected: IntGauge,
-    nats_reconnects: IntCounter,
-    nats_slow_consumer: IntCounter,
-    config_reloads: IntCounterVec,
-    accept_errors: IntCounter,
-    late_replies: IntCounter,
-    memory_used: IntGauge,
-    memory_limit: IntGauge,
-    memory_shed: IntCounter,
-    panics: IntCounter,
-    task_panics: IntCounter,
-    passthrough_requests: IntCounterVec,
-    passthrough_duration: Histogram,
-    passthrough_in_flight: IntGauge,
-    disconnect_events: IntCounterVec,
-    drain_remaining: IntGauge,
-    drain_eta: IntGauge,
+pub struct Metrics(Arc<Families>);
+
+impl Deref for Metrics {
+    type Target = Families;
+
+    fn deref(&self) -> &Families {
+        &self.0
+    }
 }
 
 impl Metrics {
     /// The families, at zero.
     #[must_use]
     pub fn new() -> Self {
-        families::register()
+        Self(Arc::new(families::register()))
     }
 
     /// The handles of one route.

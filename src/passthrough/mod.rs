@@ -64,8 +64,7 @@ pub struct Passthrough {
     clients: Permits,
     /// Where events for backends go, which clients must not forge.
     guarded: Guarded,
-    /// Shared with each request, whose count outlives its answer's head.
-    metrics: Arc<Metrics>,
+    metrics: Metrics,
     /// The gate before log lines about an upstream in trouble.
     trouble: LogLimit,
 }
@@ -124,7 +123,7 @@ impl Passthrough {
             places: Places::new(settings, metrics.passthrough_in_flight()),
             clients: Permits::new(settings.max_clients),
             guarded: Guarded::new(guarded),
-            metrics: Arc::new(metrics.clone()),
+            metrics: metrics.clone(),
             trouble: LogLimit::new(),
         })
     }
