@@ -22,7 +22,8 @@
 //! cli
 //! server                                         build, reload, drain
 //! edge  management  admin  bridge                clients' door | backends' door | operators' door | queue group -> HTTP service
-//! handshake  passthrough                         opening handshake, refusals, Origin | the upstream, for everything else
+//! handshake                                      opening handshake, refusals, Origin
+//! passthrough                                    the upstream, for everything else
 //! connection                                     one connection's life: machine, driver, socket
 //! cluster                                        leases, registry, takeover
 //! auth  relay                                    who is it | event -> outcome

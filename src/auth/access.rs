@@ -50,6 +50,33 @@ impl AccessKeys {
     /// # Errors
     /// When it is no key, and no token signed with one for that path.
     pub fn admit(&self, token: &Token, path: &str, now: SystemTime) -> Result<(), Denied> {
+        self.admit_with(token, |claims| {
+            check_time(claims, now).and_then(|()| check_path(claims, path))
+        })
+    }
+
+    /// Whether `token` lets its bearer publish at `path`: one that says for what it is, only there; and
+    /// those of GRIP libraries, which say nothing of it.
+    ///
+    /// # Errors
+    /// When it is no key, and no token signed with one for that.
+    pub fn admit_publisher(
+        &self,
+        token: &Token,
+        path: &str,
+        now: SystemTime,
+    ) -> Result<(), Denied> {
+        self.admit_with(token, |claims| {
+            check_time(claims, now)?;
+            if claims.contains_key("aud") { check_path(claims, path) } else { Ok(()) }
+        })
+    }
+
+    fn admit_with(
+        &self,
+        token: &Token,
+        check: impl FnOnce(&Map<String, Value>) -> Result<(), Denied>,
+    ) -> Result<(), Denied> {
         let shown = digest(&SHA256, token.as_str().as_bytes());
         let is_shown =
             |key: &&AccessKey| verify_slices_are_equal(key.digest.as_ref(), shown.as_ref()).is_ok();
@@ -60,7 +87,7 @@ impl AccessKeys {
         if token.as_str().matches('.').count() != 2 {
             return Err(Denied::UNKNOWN_KEY);
         }
-        check(&self.genuine(token)?, path, now)
+        check(&self.genuine(token)?)
     }
 
     /// The claims of a token that was signed with one of the keys.
@@ -91,17 +118,20 @@ impl AccessKey {
     }
 }
 
-/// Checks the claims that the SDKs write. The audience is the URL of the request; only its path is
-/// compared, because a proxy in front has another scheme and host than the node knows of.
-fn check(claims: &Map<String, Value>, path: &str, now: SystemTime) -> Result<(), Denied> {
+/// Checks that a token is good now.
+fn check_time(claims: &Map<String, Value>, now: SystemTime) -> Result<(), Denied> {
     let latest = now.checked_add(LEEWAY).ok_or(Denied::CLAIMS)?;
     let expires = date(claims, "exp")?.ok_or(Denied::CLAIMS)?;
     if expires.checked_add(LEEWAY).is_none_or(|end| end <= now) {
         return Err(Denied::EXPIRED);
     }
-    if date(claims, "nbf")?.is_some_and(|not_before| not_before > latest) {
-        return Err(Denied::NOT_YET_VALID);
-    }
+    let is_early = date(claims, "nbf")?.is_some_and(|not_before| not_before > latest);
+    if is_early { Err(Denied::NOT_YET_VALID) } else { Ok(()) }
+}
+
+/// Checks that a token is for a path. The audience is the URL of the request, as the SDKs write it; only
+/// its path is compared, because a proxy in front has another scheme and host than the node knows of.
+fn check_path(claims: &Map<String, Value>, path: &str) -> Result<(), Denied> {
     let named = audience(claims)?.unwrap_or_default();
     let is_named = named.iter().filter_map(|url| path_of(url)).any(|named| is_same(named, path));
     if is_named { Ok(()) } else { Err(Denied::AUDIENCE) }
@@ -193,6 +223,26 @@ mod tests {
         ] {
             assert_eq!(admit(&signed(&claims)), Err(denied), "{claims}");
         }
+    }
+
+    #[test]
+    fn a_token_of_grip_lets_in_to_publish_and_for_nothing_else() {
+        let keys = keys(&[SECRET]).unwrap();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
+        let publish = |text: &str| keys.admit_publisher(&token(text), "/publish/", now);
+        let grip = signed(&json!({"iss": "realm", "exp": NOW + 60}));
+        assert_eq!(publish(&grip), Ok(()));
+        assert_eq!(keys.admit(&token(&grip), "/publish/", now), Err(Denied::AUDIENCE));
+        assert_eq!(publish(str::from_utf8(SECRET).unwrap()), Ok(()));
+        let named = |path| signed(&json!({"aud": format!("http://x{path}"), "exp": NOW + 60}));
+        assert_eq!(publish(&named("/publish/")), Ok(()));
+        assert_eq!(publish(&named(PATH)), Err(Denied::AUDIENCE));
+        assert_eq!(
+            publish(&signed(&json!({"iss": "realm", "exp": NOW - 60}))),
+            Err(Denied::EXPIRED)
+        );
+        assert_eq!(publish(&signed(&json!({"iss": "realm"}))), Err(Denied::CLAIMS));
+        assert_eq!(publish("another-key-of-more-than-32-bytes"), Err(Denied::UNKNOWN_KEY));
     }
 
     #[test]

@@ -72,6 +72,7 @@ pub(super) fn read(
         user: fields.decoded("ce-userid", |text| UserId::new(text).ok())?,
         token: None,
         path: fields.decoded("ce-subject", |text| Some(text.into()))?.unwrap_or_default(),
+        query: offer.map(|offer| offer.query.as_str().into()).unwrap_or_default(),
         params: offer.map(params).unwrap_or_default(),
         remote: offer.and_then(|offer| offer.remote_address.parse().ok()).unwrap_or(SOMEWHERE),
         subprotocol: fields.decoded("ce-subprotocol", |text| Some(text.into()))?,

@@ -22,6 +22,10 @@ pub(super) enum NotCarried {
     Messages,
     #[error("the answer has an empty message, which a reply cannot tell from none")]
     Empty,
+    #[error("the answer to a connect event does more than a reply to it can")]
+    First,
+    #[error("the answer has something sent later, or the connection cut, which a reply cannot")]
+    Wish,
     #[error("the state begins or ends with a space")]
     State,
     #[error("the close code {0} is one that nobody may send")]
@@ -74,13 +78,21 @@ fn accepted(grant: &Grant) -> Result<Reply, NotCarried> {
         let value = std::str::from_utf8(value.as_bytes()).map_err(|_| NotCarried::Header)?;
         headers.entry(name.as_str()).or_default().push(value);
     }
-    let answer = Answer {
+    let mut answer = Answer {
         user_id: grant.user.as_ref().map(|user| user.as_str()),
         groups: grant.groups.iter().map(GroupName::as_str).collect(),
         subprotocol: grant.subprotocol.as_deref(),
         state: grant.state.as_ref().map(State::as_str),
         headers,
     };
+    for action in &grant.actions {
+        match action {
+            Action::Join(group) => answer.groups.push(group.as_str()),
+            Action::State(state) => answer.state = state.as_ref().map(State::as_str),
+            action if is_of_the_way(action) => {}
+            _ => return Err(NotCarried::First),
+        }
+    }
     // A struct of texts has a JSON form.
     let payload = Bytes::from(serde_json::to_vec(&answer).unwrap_or_default());
     Ok(Reply { payload, ..Reply::default() })
@@ -126,6 +138,8 @@ fn replied(actions: &[Action]) -> Result<Reply, NotCarried> {
                 close = Some(ends);
                 break;
             }
+            action if is_of_the_way(action) => {}
+            _ => return Err(NotCarried::Wish),
         }
     }
     if let Some(message) = message {
@@ -153,6 +167,16 @@ fn replied(actions: &[Action]) -> Result<Reply, NotCarried> {
         put(&mut reply.headers, "moorline-close", &format!("{code} {reason}"));
     }
     Ok(reply)
+}
+
+/// Whether an action only keeps the way to the client or to the service open, which is the node's own
+/// matter where a queue group is between them.
+fn is_of_the_way(action: &Action) -> bool {
+    match action {
+        Action::PollEvery(_) | Action::KeepAlive(_) | Action::Ping(_) | Action::SendNow => true,
+        Action::Send(_) | Action::Join(_) | Action::Leave(_) | Action::State(_) => false,
+        Action::Close(_) | Action::Cut | Action::SendLater(..) => false,
+    }
 }
 
 fn say(reply: &mut Reply, message: &Message) {
@@ -259,6 +283,7 @@ mod tests {
                     subprotocol: chooses.then(|| "chat".to_owned()),
                     state,
                     headers: headers.collect(),
+                    actions: Vec::new(),
                 }))
             },
         )
@@ -275,13 +300,13 @@ mod tests {
             prop_assert_eq!(read_back(&asked(), &replied), Some(replied));
             prop_assert_eq!(read_back(&offered(), &accepted), Some(accepted));
             let message = message.filter(|_| status < 500);
-            let refused = Outcome::Refused(Refusal { status, message });
+            let refused = Outcome::Refused(Refusal::new(status, message));
             prop_assert_eq!(read_back(&asked(), &refused), Some(refused));
         }
 
         #[test]
         fn a_refused_handshake_shows_its_text(status in 400..600_u16, text in "\\PC{1,100}") {
-            let refused = Outcome::Refused(Refusal { status, message: Some(Message::text(text)) });
+            let refused = Outcome::Refused(Refusal::new(status, Some(Message::text(text))));
             prop_assert_eq!(read_back(&offered(), &refused), Some(refused));
         }
     }
@@ -291,7 +316,7 @@ mod tests {
         for (outcome, status) in
             [(Outcome::Unavailable, 503), (Outcome::Overloaded, 503), (Outcome::Unknown, 504)]
         {
-            let expected = Outcome::Refused(Refusal { status, message: None });
+            let expected = Outcome::Refused(Refusal::new(status, None));
             assert_eq!(read_back(&asked(), &outcome), Some(expected.clone()), "{outcome:?}");
             assert_eq!(read_back(&offered(), &outcome), Some(expected), "{outcome:?}");
         }

@@ -73,6 +73,7 @@ impl Record {
             user: self.user.as_deref().and_then(|user| UserId::new(user).ok()),
             token: None,
             path: self.path.as_str().into(),
+            query: Box::default(),
             params: Params::default(),
             remote: self.remote,
             subprotocol: self.subprotocol.as_deref().map(Into::into),

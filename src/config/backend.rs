@@ -40,15 +40,30 @@ pub struct HttpBackend {
     pub queue_timeout: Period,
     /// How long a connection may take to come up.
     pub connect_timeout: Period,
+    /// How requests are signed for GRIP; none: they are not.
+    pub grip: Option<Grip>,
 }
 
 /// How events and answers are written over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Dialect {
     /// CloudEvents 1.0 in binary mode, as over NATS.
     #[default]
     Cloudevents,
+    /// WebSocket-over-HTTP with GRIP, as backends of Pushpin and Fanout speak it.
+    WebsocketOverHttp,
+}
+
+/// What requests are signed with, as `Grip-Sig`, so that the service knows whose they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Grip {
+    /// The `iss` of the signature.
+    pub issuer: String,
+    /// A file or `env:NAME` with the key that the service checks it with, as it is or as
+    /// `base64:<key>`.
+    pub key_file: SecretSource,
 }
 
 /// One URL or several, none of them parsed yet.
@@ -96,6 +111,10 @@ struct Keys {
     /// With `http`: how long a connection may take to come up. Default: `2s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     connect_timeout: Option<Period>,
+    /// With `dialect: websocket-over-http`: what requests are signed with, as `Grip-Sig`. Default: they
+    /// are not signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grip: Option<Grip>,
 }
 
 impl HttpBackend {
@@ -110,6 +129,7 @@ impl HttpBackend {
             max_requests: 100,
             queue_timeout: Period::secs(1),
             connect_timeout: Period::secs(2),
+            grip: None,
         }
     }
 
@@ -156,7 +176,7 @@ impl TryFrom<Keys> for Backend {
 
     fn try_from(keys: Keys) -> Result<Self, String> {
         let Keys { nats, http, echo, dialect, secret_file, ca, .. } = keys;
-        let Keys { max_requests, queue_timeout, connect_timeout, .. } = keys;
+        let Keys { max_requests, queue_timeout, connect_timeout, grip, .. } = keys;
         let found = [nats.is_some(), http.is_some(), echo.is_some()];
         let count = found.iter().filter(|is_there| **is_there).count();
         if count != 1 {
@@ -171,6 +191,7 @@ impl TryFrom<Keys> for Backend {
                 max_requests: max_requests.unwrap_or(plain.max_requests),
                 queue_timeout: queue_timeout.unwrap_or(plain.queue_timeout),
                 connect_timeout: connect_timeout.unwrap_or(plain.connect_timeout),
+                grip,
                 ..plain
             })));
         }
@@ -181,6 +202,7 @@ impl TryFrom<Keys> for Backend {
             ("max_requests", max_requests.is_some()),
             ("queue_timeout", queue_timeout.is_some()),
             ("connect_timeout", connect_timeout.is_some()),
+            ("grip", grip.is_some()),
         ];
         if let Some((name, _)) = foreign.iter().find(|(_, is_there)| *is_there) {
             return Err(format!("`{name}` is for a backend with `http` only"));
@@ -205,6 +227,7 @@ impl From<Backend> for Keys {
                 max_requests: Some(http.max_requests),
                 queue_timeout: Some(http.queue_timeout),
                 connect_timeout: Some(http.connect_timeout),
+                grip: http.grip,
                 ..Self::default()
             },
         }

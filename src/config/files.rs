@@ -54,6 +54,8 @@ impl Config {
             if let Backend::Http(backend) = backend {
                 files.secret(&format!("{at}.secret_file"), backend.secret_file.as_ref());
                 files.file(&format!("{at}.ca"), backend.ca.as_ref());
+                let grip = backend.grip.as_ref().map(|grip| &grip.key_file);
+                files.secret(&format!("{at}.grip.key_file"), grip);
             }
         }
         if let Some(upstream) = &self.upstream {

@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use backend::{Backend, Dialect, HttpBackend, Urls};
+pub use backend::{Backend, Dialect, Grip, HttpBackend, Urls};
 pub use bridge::Bridge;
 pub use environment::process_environment;
 pub use error::{ConfigError, Position, Problem};

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, DEFAULT_PLAN, Heartbeat, Period, Size};
+use super::{Backend, DEFAULT_PLAN, Dialect, Heartbeat, Period, Size};
 use crate::id::HubName;
 
 /// A path pattern and everything that holds for the connections accepted on it.
@@ -207,14 +207,23 @@ impl Route {
         self.name.as_deref().unwrap_or(&self.path)
     }
 
-    /// The request headers that its backend sees.
+    /// The request headers that its backend sees, as far as they have names; a backend that speaks
+    /// WebSocket-over-HTTP sees all unless some are named.
     #[must_use]
     pub fn forwarded_headers(&self) -> Vec<&str> {
         match &self.forward_headers {
             Some(names) => names.iter().map(String::as_str).collect(),
+            None if self.is_websocket_over_http() => Vec::new(),
             None if self.repeats_headers() => vec!["Cookie", "Authorization"],
             None => Vec::new(),
         }
+    }
+
+    /// Whether its backend sees this header of the handshake, if there is one.
+    #[must_use]
+    pub fn forwards(&self, header: &str) -> bool {
+        let is_whole = self.forward_headers.is_none() && self.is_websocket_over_http();
+        is_whole || self.forwarded_headers().iter().any(|name| name.eq_ignore_ascii_case(header))
     }
 
     /// Whether each event repeats them, so that an HTTP service's own login decides each time.
@@ -223,9 +232,18 @@ impl Route {
         self.auth == AuthMode::Connect && matches!(self.backend, Backend::Http(_))
     }
 
+    /// Whether its backend speaks WebSocket-over-HTTP, where each request is the handshake once more.
+    #[must_use]
+    pub fn is_websocket_over_http(&self) -> bool {
+        matches!(&self.backend, Backend::Http(backend) if backend.dialect == Dialect::WebsocketOverHttp)
+    }
+
     /// Whether the backend wants to hear of `kind`.
     #[must_use]
     pub fn wants(&self, kind: EventKind) -> bool {
+        if self.is_websocket_over_http() {
+            return kind != EventKind::Connected;
+        }
         self.events.contains(&kind)
             || (kind == EventKind::Connect && self.auth == AuthMode::Connect)
     }

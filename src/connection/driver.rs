@@ -26,7 +26,7 @@ use super::socket::{Broken, Socket};
 use super::stats::Stats;
 use super::step::step;
 use crate::close::{Cause, Close};
-use crate::event::{Event, EventBody, Peer, Trace};
+use crate::event::{Action, Event, EventBody, Peer, Trace};
 use crate::hub::{Mailbox, Registered, Wish};
 use crate::limits::Meters;
 use crate::relay::Relay;
@@ -128,6 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     let seconds = (until - self.now).as_secs_f64();
                     step!(self, seconds, "connection traced");
                 }
+                Wish::Poll => self.machine.poll(self.now),
                 Wish::Part(close) => self.input(Input::Part(close)),
                 Wish::Cut(close) => self.cut(close),
             }
@@ -194,13 +195,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if self.inbound.resume(self.now) {
             self.machine.set_throttled(false, self.now);
         }
-        self.machine.tick(self.now, &mut self.effects);
+        let dispatch = self.machine.tick(self.now, &mut self.effects);
+        self.go_on(dispatch);
         Poll::Ready(None)
+    }
+
+    /// Does what the backend wanted when it let the client in.
+    pub(super) fn begin(&mut self, actions: Vec<Action>) {
+        self.machine.begin(actions, self.now, &mut self.effects);
     }
 
     /// Tells the machine, and gives a new event to the backend at once.
     pub(super) fn input(&mut self, input: Input) {
-        if let Some(dispatch) = self.machine.on(input, self.now, &mut self.effects) {
+        let dispatch = self.machine.on(input, self.now, &mut self.effects);
+        self.go_on(dispatch);
+    }
+
+    fn go_on(&mut self, dispatch: Option<Dispatch>) {
+        if let Some(dispatch) = dispatch {
             self.dispatch(dispatch);
         }
         self.mailbox.set_busy(self.machine.is_busy());
@@ -239,6 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             body: match body {
                 Dispatched::Connected => EventBody::Connected,
                 Dispatched::Message(message) => EventBody::Message(message),
+                Dispatched::Poll => EventBody::Poll,
             },
         }
     }

@@ -66,6 +66,7 @@ pub(super) struct Dispatch {
 pub(super) enum Dispatched {
     Connected,
     Message(Message),
+    Poll,
 }
 
 /// What to do, in this order.

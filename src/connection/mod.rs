@@ -12,6 +12,7 @@
 mod effect;
 mod machine;
 mod heartbeat;
+mod timers;
 mod utf8;
 mod frames;
 mod wire;
@@ -39,7 +40,7 @@ use tokio::time::{Instant, timeout};
 use crate::close::{Cause, Close};
 use crate::cluster::{Entry, Farewells, Slot};
 use crate::config::Heartbeat;
-use crate::event::{Peer, State, Trace};
+use crate::event::{Action, Peer, State, Trace};
 use crate::hub::{Mailbox, Registered};
 use crate::limits::{Meters, Seat};
 use crate::relay::Relay;
@@ -64,6 +65,8 @@ pub struct Accepted {
     pub sequence: u64,
     /// What the backend said to the connect event.
     pub state: Option<State>,
+    /// What it wants done first.
+    pub actions: Vec<Action>,
     /// When the token ends that let it in.
     pub expires: Option<Instant>,
     /// Ping, pong and age.
@@ -118,6 +121,7 @@ where
     let socket = Socket::new(io, peer.route.max_message.bytes(), accepted.read_buffer);
     let mut driver =
         Driver::new(socket, machine, peer, relay, trace, mailbox, registered, meters, written);
+    driver.begin(accepted.actions);
     async move {
         let exit = (&mut driver).await;
         let last = Box::pin(ending::leave(driver, exit)).await;

@@ -133,7 +133,8 @@ impl Edge {
         match (transport, &rules.acceptor) {
             (Transport::Plain, _) => {
                 let read_buffer = READ_BUFFER_PLAIN;
-                let caller = Caller { remote, certificate: None, read_buffer, written };
+                let (certificate, scheme) = (None, "http");
+                let caller = Caller { remote, scheme, certificate, read_buffer, written };
                 Box::pin(self.http(tcp, caller, &rules, transport, newcomer)).await;
             }
             // The listener came with its certificates, and a reload takes neither away.
@@ -154,8 +155,8 @@ impl Edge {
                     Ok(tls) => {
                         self.metrics.tls_handshake("ok");
                         let certificate = crate::tls::peer_certificate(&tls);
-                        let read_buffer = READ_BUFFER_TLS;
-                        let caller = Caller { remote, certificate, read_buffer, written };
+                        let (read_buffer, scheme) = (READ_BUFFER_TLS, "https");
+                        let caller = Caller { remote, scheme, certificate, read_buffer, written };
                         Box::pin(self.http(tls, caller, &rules, transport, newcomer)).await;
                     }
                     Err(error) => {

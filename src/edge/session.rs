@@ -95,6 +95,7 @@ impl<'a> Session<'a> {
             match caller {
                 Some(mut caller) => {
                     caller.remote = self.client(request.headers());
+                    caller.scheme = self.scheme(request.headers());
                     let doors = &self.rules.doors;
                     Box::pin(self.edge.doorkeeper.answer(doors, request, caller)).await
                 }

@@ -48,6 +48,9 @@ pub enum EventBody {
     Message(Message),
     /// A client is gone.
     Disconnected(Ended),
+    /// Nothing for a while, after which the backend wants to be asked. Only some dialects have it; in
+    /// all else it is a message that says nothing.
+    Poll,
 }
 
 /// How a connection ended.
@@ -89,6 +92,38 @@ pub enum Action {
     State(Option<State>),
     /// Close the connection.
     Close(Close),
+    /// Cut the connection, without a word to the client.
+    Cut,
+    /// Send a ping of at most 125 bytes to the client.
+    Ping(Bytes),
+    /// Ask the backend whenever there was no event for so long, or no more.
+    PollEvery(Option<Duration>),
+    /// Send this to the client whenever it is due, or no more.
+    KeepAlive(Option<Box<KeepAlive>>),
+    /// Send this to the client after so long; what was to be sent later until now goes at once.
+    SendLater(Duration, Box<Content>),
+    /// Send at once what was to be sent later.
+    SendNow,
+}
+
+/// What a backend can have sent to the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// A message.
+    Message(Message),
+    /// A ping of at most 125 bytes.
+    Ping(Bytes),
+}
+
+/// What is sent to a client so that the way to it stays open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// What it is.
+    pub content: Content,
+    /// How long after the last message to the client, or after the one before.
+    pub after: Duration,
+    /// Whether it comes at this pace also while other messages are sent.
+    pub is_steady: bool,
 }
 
 /// A backend's yes to a connect event; all of it optional.
@@ -104,15 +139,19 @@ pub struct Grant {
     pub state: Option<State>,
     /// Headers for the 101.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// What is done on the connection as soon as it is open.
+    pub actions: Vec<Action>,
 }
 
 /// A backend's no.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The status the backend gave, 400 to 599.
+    /// The status the backend gave, 400 to 599; to a connect event it may lead elsewhere, from 300 on.
     pub status: u16,
     /// What the client may see of it.
     pub message: Option<Message>,
+    /// Headers for the client whose handshake is refused.
+    pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
 }
 
 /// Opaque text of a backend about one connection, at most [`State::MAX`] bytes.
@@ -139,6 +178,14 @@ impl State {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl Refusal {
+    /// A no without headers.
+    #[must_use]
+    pub const fn new(status: u16, message: Option<Message>) -> Self {
+        Self { status, message, headers: Vec::new() }
     }
 }
 
@@ -172,7 +219,7 @@ impl EventBody {
         match self {
             Self::Connect(_) => EventKind::Connect,
             Self::Connected => EventKind::Connected,
-            Self::Message(_) => EventKind::Message,
+            Self::Message(_) | Self::Poll => EventKind::Message,
             Self::Disconnected(_) => EventKind::Disconnected,
         }
     }
@@ -185,6 +232,7 @@ impl EventBody {
             Self::Connected => Bytes::from_static(b"{}"),
             Self::Message(message) => message.data().clone(),
             Self::Disconnected(ended) => ended.to_json(),
+            Self::Poll => Bytes::new(),
         }
     }
 

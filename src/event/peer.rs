@@ -27,6 +27,8 @@ pub struct Peer {
     pub token: Option<Box<TokenFacts>>,
     /// The request path, without the query.
     pub path: Box<str>,
+    /// The query, where every event repeats it; empty where none does.
+    pub query: Box<str>,
     /// What the path pattern's names stand for.
     pub params: Params,
     /// The client's address.
@@ -98,6 +100,7 @@ impl Peer {
         Arc::new(Self {
             id: ConnectionId::random(crate::id::NodeId::random()),
             path: route.path.as_str().into(),
+            query: Box::default(),
             route: Arc::new(route),
             user: user.map(|user| UserId::new(user).unwrap()),
             token: None,
@@ -132,6 +135,7 @@ impl Peer {
             user: user.or_else(|| self.user.clone()),
             token: self.token.clone(),
             path: self.path.clone(),
+            query: self.query.clone(),
             params: self.params.clone(),
             remote: self.remote,
             subprotocol,

@@ -132,6 +132,7 @@ fn solo(limits: &Limits) -> Cluster {
 fn edge() -> (Edge, Caller) {
     let limits = Limits { max_connections: 1, ..Limits::default() };
     let caller = Caller {
+        scheme: "http",
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         certificate: None,
         read_buffer: 1024,

@@ -19,6 +19,7 @@ mod token;
 mod reply;
 mod config;
 mod management;
+mod websocket_over_http;
 #[cfg(test)]
 mod tests;
 
@@ -33,12 +34,13 @@ pub use management::management;
 pub use proxy::proxy;
 pub use reply::reply;
 pub use token::token;
+pub use websocket_over_http::websocket_over_http;
 
 /// Takes the bytes through one door.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its program and of its folder of seeds.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("proxy", proxy),
     ("head", head),
     ("frames", frames),
@@ -46,6 +48,7 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("reply", reply),
     ("config", config),
     ("management", management),
+    ("websocket_over_http", websocket_over_http),
 ];
 
 /// Made once: registering all families takes longer than a whole run of a target.

@@ -47,6 +47,7 @@ pub fn reply(input: &[u8]) {
                 Action::Close(close) => {
                     assert!(is_sendable(close.code) && close.reason.len() <= REASON_MAX);
                 }
+                other => panic!("no contract has {other:?}"),
             });
         }
         other => panic!("a reply is never {}", other.as_str()),
@@ -97,10 +98,11 @@ fn place(action: &Action) -> u8 {
         Action::Leave(_) => 2,
         Action::State(_) => 3,
         Action::Close(_) => 4,
+        _ => 5,
     }
 }
 
-fn check(message: &Message) {
+pub(super) fn check(message: &Message) {
     let is_text = std::str::from_utf8(message.data()).is_ok();
     assert!(message.kind() == Kind::Binary || is_text, "text is UTF-8");
 }

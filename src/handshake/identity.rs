@@ -1,6 +1,5 @@
 //! Who the client is: by its token or certificate, and by what the backend says to the connect event.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,14 +10,14 @@ use tokio::time::Instant;
 use super::attempt::Attempt;
 use super::refusal::Refusal;
 use super::request::Opening;
-use super::{Caller, Door, Doorkeeper, Gate, trace_of};
+use super::{Caller, Door, Doorkeeper, Gate, repeated, trace_of};
 use crate::auth::{self, Denied};
 use crate::close::{Cause, Close};
 use crate::cluster::{Cluster, Entry, Farewells, Slot};
 use crate::config::{EventKind, JwtSources};
 use crate::connection::{Promise, Unopened};
 use crate::event::{
-    Event, EventBody, Forwarded, Grant, Offer, Outcome, Params, Peer, State, TokenFacts, Trace,
+    Action, Event, EventBody, Grant, Offer, Outcome, Params, Peer, State, TokenFacts, Trace,
 };
 use crate::id::{GroupName, UserId};
 use crate::limits::Seat;
@@ -38,6 +37,8 @@ pub(super) struct Admitted {
     pub(super) state: Option<State>,
     /// The backend's headers for the 101.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    /// What the backend wants done first.
+    pub(super) actions: Vec<Action>,
     /// The number of the last event: 1 after a connect event.
     pub(super) sequence: u64,
     pub(super) trace: Trace,
@@ -91,18 +92,22 @@ pub(super) async fn admit<B>(
     let (trace, since, expires) = (trace_of(request), Instant::now(), shown.expires);
     let mut groups = groups_of_route(door, params)?;
     groups.extend(shown.groups.iter().cloned());
-    let (plan, subprotocol) =
-        (shown.plan.clone(), select(&door.route.subprotocols, &shown.subprotocols));
+    let plan = shown.plan.clone();
+    // What is selected over HTTP, the service says, unless the route does.
+    let is_theirs = door.route.is_websocket_over_http() && door.route.subprotocols.is_empty();
+    let subprotocol = select(&door.route.subprotocols, &shown.subprotocols);
+    let subprotocol = subprotocol.filter(|_| !is_theirs);
     let peer = |subprotocol| Peer {
         id: attempt.id,
         route: Arc::clone(&door.route),
         user: shown.user.clone(),
         token: shown.token.clone(),
         path: request.uri().path().into(),
+        query: repeated::query(door, &shown.query),
         params: params.clone(),
         remote: attempt.caller.remote,
         subprotocol,
-        forwarded: repeated(door, request),
+        forwarded: repeated::repeated(door, request, &attempt.caller, &shown.subprotocols),
         since: SystemTime::now(),
         is_disowned: Default::default(),
     };
@@ -142,6 +147,7 @@ pub(super) async fn admit<B>(
         groups,
         state: granted.grant.state,
         headers: granted.grant.headers,
+        actions: granted.grant.actions,
         sequence: u64::from(door.route.wants(EventKind::Connect)),
         trace,
         unopened: granted.unopened,
@@ -251,7 +257,7 @@ fn connect_event<B>(
     let offer = Offer {
         query: shown.query,
         params: peer.params.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
-        headers: forwarded(door, request),
+        headers: repeated::named(door, request),
         claims: shown.claims,
         subprotocols: shown.subprotocols,
         certificate: attempt.caller.certificate.clone(),
@@ -265,40 +271,6 @@ fn connect_event<B>(
         trace,
         body: EventBody::Connect(Box::new(offer)),
     }
-}
-
-/// The request headers that the route passes on. A token's own place is only among them when the
-/// operator named it.
-fn forwarded<B>(door: &Door, request: &Request<B>) -> BTreeMap<String, Vec<String>> {
-    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let names = door.route.forwarded_headers().into_iter();
-    names
-        .map(|name| {
-            let values = request.headers().get_all(name).iter().map(text).collect();
-            (name.to_ascii_lowercase(), values)
-        })
-        .filter(|(_, values): &(String, Vec<String>)| !values.is_empty())
-        .collect()
-}
-
-/// The same as they came, where every event repeats them.
-fn repeated<B>(door: &Door, request: &Request<B>) -> Forwarded {
-    if !door.route.repeats_headers() {
-        return Forwarded::default();
-    }
-    let names = door.route.forwarded_headers().into_iter();
-    let names = names.filter_map(|name| HeaderName::try_from(name).ok());
-    let all = names.flat_map(|name| {
-        let values = request.headers().get_all(&name).iter().cloned();
-        // A slice of the request's head would keep all of that in memory.
-        let detached = |value: HeaderValue| {
-            let mut value = HeaderValue::from_bytes(value.as_bytes()).ok()?;
-            value.set_sensitive(true);
-            Some(value)
-        };
-        values.filter_map(detached).map(|value| (name.clone(), value)).collect::<Vec<_>>()
-    });
-    all.collect()
 }
 
 /// What goes to a backend that decides about a client.
@@ -337,10 +309,7 @@ impl Asked {
         let grant = match Box::pin(promise.relay.request(event)).await {
             Outcome::Accepted(grant) => *grant,
             Outcome::Replied(_) => Grant::default(),
-            Outcome::Refused(refusal) => {
-                let body = refusal.message.map(|message| message.into_data()).unwrap_or_default();
-                return Err(Refusal::Backend(refusal.status, body));
-            }
+            Outcome::Refused(refusal) => return Err(Refusal::Backend(Box::new(refusal))),
             Outcome::Unavailable | Outcome::Overloaded => return Err(Refusal::BackendUnavailable),
             Outcome::Unknown => return Err(unknown(promise)),
         };

@@ -9,6 +9,7 @@ mod attempt;
 mod routes;
 mod request;
 mod origin;
+mod repeated;
 mod identity;
 mod refusal;
 mod plans;
@@ -109,6 +110,8 @@ pub enum Gate {
 pub struct Caller {
     /// Its address.
     pub remote: SocketAddr,
+    /// How it speaks to us, or to the trusted proxy before us: `http` or `https`.
+    pub scheme: &'static str,
     /// Its TLS certificate, checked.
     pub certificate: Option<Certificate>,
     /// Bytes of read buffer that its connection should have.
@@ -128,12 +131,12 @@ impl Door {
         plans: Plans,
         quota: UserQuota,
     ) -> Self {
-        let forwards =
-            |header| route.forwarded_headers().iter().any(|name| name.eq_ignore_ascii_case(header));
+        let decides = matches!(gate, Gate::Connect)
+            || matches!(gate, Gate::Open) && route.is_websocket_over_http();
         let trust = match &gate {
             Gate::Jwt { sources, .. } if sources.cookie.is_some() => Trust::Cookie,
-            Gate::Connect if forwards("cookie") => Trust::Cookie,
-            Gate::Connect if forwards("authorization") => Trust::Ambient,
+            _ if decides && route.forwards("cookie") => Trust::Cookie,
+            _ if decides && route.forwards("authorization") => Trust::Ambient,
             Gate::Certificate => Trust::Ambient,
             Gate::Jwt { .. } | Gate::Connect | Gate::Open => Trust::Shown,
         };

@@ -12,6 +12,7 @@ use http_body_util::Full;
 
 use crate::close::Cause;
 use crate::cluster::UserFull;
+use crate::event;
 use crate::id::ConnectionId;
 use crate::limits::Denied;
 
@@ -60,8 +61,8 @@ pub(super) enum Refusal {
     Version,
     /// Not HTTP/1.1.
     HttpVersion,
-    /// The backend said no: its status and what the client may see.
-    Backend(u16, Bytes),
+    /// The backend said no, in its own words.
+    Backend(Box<event::Refusal>),
     /// No backend to ask.
     BackendUnavailable,
     /// The backend did not answer in time.
@@ -132,7 +133,7 @@ impl Refusal {
             Self::NotUpgrade => "not-upgrade",
             Self::Version => "version",
             Self::HttpVersion => "http-version",
-            Self::Backend(..) => "backend-refused",
+            Self::Backend(_) => "backend-refused",
             Self::BackendUnavailable => "backend-unavailable",
             Self::BackendTimeout => "backend-timeout",
             Self::NoKeys => "no-keys",
@@ -168,7 +169,7 @@ impl Refusal {
             Self::NotUpgrade => "this path speaks WebSocket only: upgrade is needed",
             Self::Version => "only version 13 of the WebSocket protocol is spoken",
             Self::HttpVersion => "only HTTP/1.1 is spoken",
-            Self::Backend(..) => "the backend refused",
+            Self::Backend(_) => "the backend refused",
             Self::BackendUnavailable => "no backend is there now",
             Self::BackendTimeout => "the backend did not answer in time",
             Self::NoKeys => "tokens cannot be checked now",
@@ -200,8 +201,8 @@ impl Refusal {
             Self::Body => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotUpgrade | Self::Version => StatusCode::UPGRADE_REQUIRED,
             Self::HttpVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            Self::Backend(status, _) => {
-                StatusCode::from_u16(*status).unwrap_or(StatusCode::FORBIDDEN)
+            Self::Backend(said) => {
+                StatusCode::from_u16(said.status).unwrap_or(StatusCode::FORBIDDEN)
             }
             Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::UserFull | Self::Denied(Denied::AddressRate | Denied::AddressFull) => {
@@ -229,7 +230,7 @@ impl Refusal {
             }
             status if status.is_server_error() && *self != Self::HttpVersion => Some(1013),
             _ => match self {
-                Self::Backend(status, _) => Some(4000 + status),
+                Self::Backend(said) => Some(4000 + said.status),
                 _ => None,
             },
         }
@@ -248,16 +249,18 @@ impl Refusal {
     /// it, so nothing that follows can be taken for another request.
     pub(super) fn to_response(&self, id: ConnectionId) -> Response<Full<Bytes>> {
         let status = self.status();
-        let (content_type, body) = match self {
-            Self::Backend(_, body) if !body.is_empty() => {
-                (HeaderValue::from_static("text/plain; charset=utf-8"), body.clone())
-            }
-            _ => (HeaderValue::from_static("application/problem+json"), self.problem(status, id)),
+        let said = match self {
+            Self::Backend(said) => said.message.as_ref(),
+            _ => None,
+        };
+        let (content_type, body) = match said {
+            Some(said) => ("text/plain; charset=utf-8", said.data().clone()),
+            None => ("application/problem+json", self.problem(status, id)),
         };
         let mut response = Response::new(Full::new(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, content_type);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
@@ -294,7 +297,7 @@ impl Refusal {
             Self::NoCertificate => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Certificate"));
             }
-            Self::Backend(401, _) => {
+            Self::Backend(said) if said.status == 401 => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             _ => {}
@@ -302,6 +305,11 @@ impl Refusal {
         if matches!(self.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
         {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry_after()));
+        }
+        if let Self::Backend(said) = self {
+            // Its own word goes before ours.
+            said.headers.iter().for_each(|(name, _)| drop(headers.remove(name)));
+            headers.extend(said.headers.iter().cloned());
         }
     }
 
@@ -360,7 +368,7 @@ mod tests {
             Refusal::NotUpgrade,
             Refusal::Version,
             Refusal::HttpVersion,
-            Refusal::Backend(403, Bytes::new()),
+            Refusal::Backend(Box::new(event::Refusal::new(403, None))),
             Refusal::BackendUnavailable,
             Refusal::BackendTimeout,
             Refusal::NoKeys,

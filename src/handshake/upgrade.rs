@@ -70,6 +70,7 @@ impl Doorkeeper {
             trace: admitted.trace,
             sequence: admitted.sequence,
             state: admitted.state,
+            actions: admitted.actions,
             expires: admitted.expires.map(instant_of),
             heartbeat: Arc::clone(&door.heartbeat),
             read_buffer: caller.read_buffer,

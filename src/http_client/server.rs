@@ -274,7 +274,7 @@ impl Server {
 
 impl Connection {
     /// The whole answer to `request`, whose URI is a path and query, and which gets the fields that every
-    /// request to the server has. Waits without end; dropping it closes the connection.
+    /// request to the server has, unless it has its own. Waits without end; dropping it closes the connection.
     ///
     /// # Errors
     /// When there is no answer, or one with a body of more than `max_size` bytes.
@@ -285,8 +285,9 @@ impl Connection {
     ) -> Result<Response<Bytes>, ExchangeError> {
         *request.version_mut() = Version::HTTP_11;
         let headers = request.headers_mut();
-        headers.insert(header::HOST, self.server.0.authority.clone());
-        headers.insert(header::USER_AGENT, HeaderValue::from_static(super::USER_AGENT));
+        let user_agent = HeaderValue::from_static(super::USER_AGENT);
+        headers.entry(header::HOST).or_insert_with(|| self.server.0.authority.clone());
+        headers.entry(header::USER_AGENT).or_insert(user_agent);
         let again = self.is_used.then(|| request.clone());
         let mut answer = self.wire.exchange(request, max_size).await;
         if let (Err(ExchangeError::NotWritten), Some(request)) = (&answer, again) {

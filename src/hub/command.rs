@@ -47,6 +47,9 @@ pub enum Command {
     /// Say how many there are.
     #[serde(deserialize_with = "nothing_more")]
     Count,
+    /// Ask their backends at once, where those can be asked for something that no client said.
+    #[serde(deserialize_with = "nothing_more")]
+    Poll,
     /// The token that let them in was renewed. Only for those of `user`.
     Refresh {
         /// Whose token it is.
@@ -223,6 +226,7 @@ impl Command {
             Self::Leave { .. } => "leave",
             Self::Info { .. } => "info",
             Self::Count => "count",
+            Self::Poll => "poll",
             Self::Refresh { .. } => "refresh",
             Self::Revoke { .. } => "revoke",
             Self::Trace { .. } => "trace",

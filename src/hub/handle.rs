@@ -27,6 +27,8 @@ pub enum Wish {
     Refresh(Instant),
     /// What happens on it is logged until then.
     Trace(Instant),
+    /// Its backend is asked as soon as it has answered what it was told.
+    Poll,
     /// Once its events are answered and what waits for it is sent.
     Part(Close),
     /// At once; what waits for it is gone.
@@ -55,6 +57,7 @@ struct Shared {
     /// The last of its kind stands.
     refresh: Option<Instant>,
     trace: Option<Instant>,
+    is_polled: bool,
     outbox: Outbox,
 }
 
@@ -89,6 +92,12 @@ impl Handle {
     /// Wishes that what happens on the connection is logged.
     pub fn trace(&self, until: Instant) {
         self.0.lock().trace = Some(until);
+        self.0.call();
+    }
+
+    /// Wishes that the backend is asked.
+    pub fn poll(&self) {
+        self.0.lock().is_polled = true;
         self.0.call();
     }
 
@@ -237,7 +246,8 @@ impl Mailbox {
 
 impl Shared {
     fn new(bounds: &config::Outbox) -> Self {
-        Self { end: None, refresh: None, trace: None, outbox: Outbox::new(bounds) }
+        let outbox = Outbox::new(bounds);
+        Self { end: None, refresh: None, trace: None, is_polled: false, outbox }
     }
 
     fn cut(&mut self, close: Close) {
@@ -249,7 +259,8 @@ impl Shared {
     fn take_wish(&mut self) -> Option<Wish> {
         let trace = self.trace.take().map(Wish::Trace);
         let wish = trace.or_else(|| self.refresh.take().map(Wish::Refresh));
-        wish.or_else(|| self.end.take())
+        let polled = || std::mem::take(&mut self.is_polled).then_some(Wish::Poll);
+        wish.or_else(polled).or_else(|| self.end.take())
     }
 }
 

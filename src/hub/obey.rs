@@ -77,6 +77,13 @@ impl Hub {
                 }
                 is_theirs
             }
+            Command::Poll => {
+                let can_be_asked = member.peer.route.is_websocket_over_http();
+                if can_be_asked {
+                    member.handle.poll();
+                }
+                can_be_asked
+            }
             Command::Trace { seconds } => {
                 let time = Duration::from_secs((*seconds).into());
                 member.handle.trace(Instant::now() + time);

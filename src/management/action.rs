@@ -79,6 +79,8 @@ operations! {
     Token = "token",
     /// What a connection may do.
     Permission = "permission",
+    /// Items of a GRIP library.
+    Publish = "publish",
     /// Whether the door answers.
     Health = "health",
     /// The description of the API.

@@ -12,8 +12,8 @@ use crate::hub::Done;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
     status: StatusCode,
-    /// JSON, if any.
-    body: Option<Bytes>,
+    /// The content type and the body, if any.
+    body: Option<(&'static str, Bytes)>,
     /// How many connections were changed, where that was the wish.
     changed: Option<usize>,
     /// Whether a node has not answered in time.
@@ -34,7 +34,13 @@ impl Answer {
 
     /// A text in JSON.
     pub(super) fn json(status: StatusCode, text: impl Into<Bytes>) -> Self {
-        Self { body: Some(text.into()), ..Self::empty(status) }
+        Self { body: Some(("application/json", text.into())), ..Self::empty(status) }
+    }
+
+    /// A text for people.
+    pub(super) fn text(status: StatusCode, text: &'static str) -> Self {
+        let body = ("text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()));
+        Self { body: Some(body), ..Self::empty(status) }
     }
 
     /// What the nodes have said, and whether all of them have.
@@ -59,11 +65,12 @@ impl Answer {
     }
 
     pub(super) fn to_response(&self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(self.body.clone().unwrap_or_default()));
+        let (content_type, body) = self.body.clone().unzip();
+        let mut response = Response::new(Full::new(body.unwrap_or_default()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        if self.body.is_some() {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(content_type) = content_type {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
         if let Some(changed) = self.changed {
             headers.insert(CHANGED, HeaderValue::from(changed));

@@ -16,6 +16,7 @@ mod query;
 mod body;
 mod desk;
 mod revoke;
+mod publish;
 mod answer;
 mod refusal;
 #[cfg(test)]
@@ -32,9 +33,10 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::time::Instant;
 
-use crate::auth::{AccessKeys, Minter, Revocations, Verifier, find};
+use crate::auth::{AccessKeys, Denied, Minter, Revocations, Token, Verifier, find};
 use crate::config::{JwtSources, Limits};
 use crate::hub::Fleet;
+use crate::id::HubName;
 use crate::limits::Permits;
 use crate::metrics::Metrics;
 use crate::nats::LogLimit;
@@ -64,6 +66,8 @@ pub struct Management {
     metrics: Metrics,
     /// Where the tasks of this door run.
     tasks: Tasks,
+    /// What was published just now.
+    published: publish::Seen,
     /// The gate before log lines about those who are not let in.
     denied: LogLimit,
 }
@@ -83,6 +87,8 @@ pub struct Rules {
     pub limits: Limits,
     /// Bytes of a request's body.
     pub max_body: usize,
+    /// The hubs whose channels GRIP libraries publish to.
+    pub published: Vec<HubName>,
 }
 
 const REQUESTS: usize = 256;
@@ -111,6 +117,7 @@ impl Management {
             requests: Permits::new(REQUESTS),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
+            published: publish::Seen::default(),
             denied: LogLimit::new(),
         }
     }
@@ -191,6 +198,17 @@ impl Management {
                 let _place = self.requests.take().ok_or(Refusal::Crowded)?;
                 return Box::pin(revoke::revoke(&self.revocations, body)).await;
             }
+            Ok(Place::Publish) => {
+                self.admit_publisher(rules, head, is_certified)?;
+                if rules.published.is_empty() {
+                    return Err(Refusal::NoChannels);
+                }
+                place::only_post(&head.method)?;
+                *operation = Operation::Publish;
+                let _place = self.requests.take().ok_or(Refusal::Crowded)?;
+                let (fleet, hubs, seen) = (&self.fleet, &rules.published, &self.published);
+                return Box::pin(publish::publish(fleet, hubs, seen, &head.headers, body)).await;
+            }
             Err(refusal) => {
                 self.admit(rules, head, is_certified)?;
                 return Err(refusal);
@@ -212,14 +230,36 @@ impl Management {
 
     /// Whether the request may ask for anything.
     fn admit(&self, rules: &Rules, head: &Parts, is_certified: bool) -> Result<(), Refusal> {
+        let admit = |token: &Token, now| rules.keys.admit(token, head.uri.path(), now);
+        self.admit_by(head, is_certified, || None, admit)
+    }
+
+    /// Whether the request may publish. The tokens of GRIP libraries do not say for what they are.
+    fn admit_publisher(
+        &self,
+        rules: &Rules,
+        head: &Parts,
+        is_certified: bool,
+    ) -> Result<(), Refusal> {
+        let admit = |token: &Token, now| rules.keys.admit_publisher(token, head.uri.path(), now);
+        self.admit_by(head, is_certified, || publish::basic(&head.headers), admit)
+    }
+
+    fn admit_by(
+        &self,
+        head: &Parts,
+        is_certified: bool,
+        otherwise: impl FnOnce() -> Option<Token>,
+        admit: impl FnOnce(&Token, SystemTime) -> Result<(), Denied>,
+    ) -> Result<(), Refusal> {
         if is_certified {
             return Ok(());
         }
         let only_header = JwtSources { subprotocol: None, ..JwtSources::default() };
         let shown = find(&head.headers, "", &only_header).map_err(Refusal::Credentials)?;
-        let denied = match shown.token {
+        let denied = match shown.token.or_else(otherwise) {
             None => Refusal::NoCredentials,
-            Some(token) => match rules.keys.admit(&token, head.uri.path(), SystemTime::now()) {
+            Some(token) => match admit(&token, SystemTime::now()) {
                 Ok(()) => return Ok(()),
                 Err(denied) => Refusal::Denied(denied.reason()),
             },

@@ -17,6 +17,8 @@ pub(super) enum Place {
     Description,
     /// What tokens are no good any more.
     Revocations,
+    /// The channels of GRIP libraries.
+    Publish,
     /// Something of a hub.
     InHub(HubName, Resource),
 }
@@ -64,6 +66,7 @@ impl Place {
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         match segments.as_slice() {
             ["", "openapi.json"] => Ok(Self::Description),
+            ["", "publish"] | ["", "publish", ""] => Ok(Self::Publish),
             ["", "api", "health"] => Ok(Self::Health),
             ["", "api", "revocations"] => Ok(Self::Revocations),
             ["", "api", "hubs", hub, rest @ ..] => {

@@ -35,6 +35,15 @@ pub(super) enum Refusal {
     /// Its hub.
     #[error("no route of this node has the hub {0}")]
     NoHub(HubName),
+    /// Its channels.
+    #[error("no route of this node has a backend with `dialect: websocket-over-http`")]
+    NoChannels,
+    /// An item that is published, told as GRIP libraries expect it.
+    #[error("{0}")]
+    Item(String),
+    /// The types of an answer that it takes.
+    #[error("answers are text/plain or application/json")]
+    NotAcceptable,
     /// Its connection.
     #[error("there is no such connection")]
     NoConnection,
@@ -98,14 +107,17 @@ impl Refusal {
         match self {
             Self::Browser => (StatusCode::FORBIDDEN, "Forbidden"),
             Self::NoCredentials | Self::Denied(_) => (StatusCode::UNAUTHORIZED, "Unauthorized"),
-            Self::NoPath => (StatusCode::NOT_FOUND, "NotFound"),
+            Self::NoPath | Self::NoChannels => (StatusCode::NOT_FOUND, "NotFound"),
+            Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
             Self::NoHub(_) => (StatusCode::NOT_FOUND, "HubNotFound"),
             Self::NoConnection => (StatusCode::NOT_FOUND, "ConnectionNotFound"),
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::Name(..) => (StatusCode::BAD_REQUEST, "InvalidName"),
-            Self::Credentials(_) | Self::Parameter(..) | Self::Request(_) | Self::Wrong(_) => {
-                (StatusCode::BAD_REQUEST, "BadRequest")
-            }
+            Self::Credentials(_)
+            | Self::Parameter(..)
+            | Self::Request(_)
+            | Self::Wrong(_)
+            | Self::Item(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
             Self::TooLarge(_) | Self::Oversized(_) => (StatusCode::PAYLOAD_TOO_LARGE, "TooLarge"),
             Self::Late => (StatusCode::REQUEST_TIMEOUT, "Timeout"),
             Self::MediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
@@ -135,11 +147,17 @@ impl Refusal {
 
     pub(super) fn to_response(&self) -> Response<Full<Bytes>> {
         let (status, code) = self.kind();
-        let body = json!({"error": {"code": code, "message": self.to_string()}});
-        let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+        let (content_type, body) = match self {
+            Self::Item(problem) => ("text/plain; charset=utf-8", format!("{problem}\n")),
+            _ => {
+                let body = json!({"error": {"code": code, "message": self.to_string()}});
+                ("application/json", body.to_string())
+            }
+        };
+        let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         self.add_headers(status, headers);
         response

@@ -45,6 +45,7 @@ impl Stage {
             minter: Minter::new(&Jwt::default()).unwrap(),
             limits: Limits::default(),
             max_body: MAX_BODY,
+            published: vec![HubName::default()],
         };
         let revocations = Revocations::solo(Duration::from_secs(3600), table, &tasks);
         let door = Management::new(fleet, revocations, Arc::new(rules), &metrics, &tasks);
@@ -97,7 +98,7 @@ fn served(path: &str) -> Option<BTreeSet<String>> {
         Ok(Place::InHub(_, resource)) => {
             all.filter(|method| resource.action(method).is_ok()).map(|m| m.to_string()).collect()
         }
-        Ok(Place::Revocations) => {
+        Ok(Place::Revocations | Place::Publish) => {
             all.filter(|m| place::only_post(m).is_ok()).map(|m| m.to_string()).collect()
         }
         Ok(_) => all.filter(|m| place::only_read(m).is_ok()).map(|m| m.to_string()).collect(),

@@ -318,7 +318,8 @@ pub(super) fn register() -> Metrics {
     for reason in ["name", "header", "ttl", "reply"] {
         metrics.pushes_refused.with_label_values(&[reason]);
     }
-    for command in ["close", "join", "leave", "info", "count", "refresh", "revoke", "trace"] {
+    for command in ["close", "join", "leave", "info", "count", "poll", "refresh", "revoke", "trace"]
+    {
         metrics.commands.with_label_values(&[command]);
     }
     for reason in ["bad-request", "too-large", "gone", "reply"] {

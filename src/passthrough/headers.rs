@@ -53,8 +53,8 @@ pub(super) fn check(headers: &HeaderMap) -> Result<(), Refusal> {
     if headers.get_all(EXPECT).iter().all(is_met) { Ok(()) } else { Err(Refusal::Expectation) }
 }
 
-/// Makes a client's headers the upstream's.
-pub(super) fn to_upstream(headers: &mut HeaderMap, origin: Origin) {
+/// Makes a client's headers those that a service behind moorline sees.
+pub fn to_upstream(headers: &mut HeaderMap, origin: Origin) {
     remove_hop_by_hop(headers);
     remove(headers, |name| {
         OWN.iter().any(|own| reads_as(name, own))

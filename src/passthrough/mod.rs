@@ -49,6 +49,7 @@ use tally::Tally;
 use upload::{Progress, Upload};
 
 pub use download::Download;
+pub use headers::to_upstream;
 pub use refusal::Refusal;
 
 /// The way to the upstream. One for each config that names another.
@@ -63,7 +64,8 @@ pub struct Passthrough {
     clients: Permits,
     /// Where events for backends go, which clients must not forge.
     guarded: Guarded,
-    metrics: Metrics,
+    /// Shared with each request, whose count outlives its answer's head.
+    metrics: Arc<Metrics>,
     /// The gate before log lines about an upstream in trouble.
     trouble: LogLimit,
 }
@@ -122,7 +124,7 @@ impl Passthrough {
             places: Places::new(settings, metrics.passthrough_in_flight()),
             clients: Permits::new(settings.max_clients),
             guarded: Guarded::new(guarded),
-            metrics: metrics.clone(),
+            metrics: Arc::new(metrics.clone()),
             trouble: LogLimit::new(),
         })
     }
@@ -184,7 +186,7 @@ impl Passthrough {
         self.check(&head)?;
         let method = head.method.clone();
         head.uri = target(&head.uri)?;
-        headers::to_upstream(&mut head.headers, origin);
+        to_upstream(&mut head.headers, origin);
         if !body.is_end_stream() && body.size_hint().exact().is_none() {
             headers::set_chunked(&mut head.headers);
         }

@@ -216,7 +216,7 @@ impl Dispatch {
             let (route, event_id) = (&*self.route, event.id());
             tracing::warn!(route, event_id, %broken, left_out, "backend broke the contract");
         }
-        Outcome::Refused(Refusal { status: BAD_GATEWAY, message: None })
+        Outcome::Refused(Refusal::new(BAD_GATEWAY, None))
     }
 
     /// The event could never be sent.

@@ -12,7 +12,9 @@ impl EchoRelay {
         match body {
             EventBody::Connect(_) => Outcome::Accepted(Box::default()),
             EventBody::Message(message) => Outcome::Replied(vec![Action::Send(message.clone())]),
-            EventBody::Connected | EventBody::Disconnected(_) => Outcome::Replied(Vec::new()),
+            EventBody::Connected | EventBody::Disconnected(_) | EventBody::Poll => {
+                Outcome::Replied(Vec::new())
+            }
         }
     }
 }

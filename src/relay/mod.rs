@@ -81,6 +81,14 @@ pub enum RelayError {
         /// What went wrong, with the file or the variable.
         source: io::Error,
     },
+    /// What requests to the route's service are signed with cannot be used.
+    #[error("route {route}: backend.grip.key_file cannot be used")]
+    Grip {
+        /// The route's name.
+        route: String,
+        /// What went wrong, with the file or the variable.
+        source: io::Error,
+    },
     /// The authorities for the route's service cannot be used.
     #[error("route {route}: backend.ca cannot be used")]
     Tls {
@@ -171,6 +179,15 @@ impl Relay {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn outcome_of(asked: &EventBody, reply: &Reply) -> Option<Outcome> {
     reply::outcome(asked, reply).ok()
+}
+
+/// What the answer of a service that speaks WebSocket-over-HTTP comes to, when it keeps to the protocol.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn websocket_over_http_outcome(
+    event: &Event,
+    answer: &::http::Response<bytes::Bytes>,
+) -> Option<Outcome> {
+    http::websocket_over_http_outcome(event, answer)
 }
 
 /// The metric label of how events come to this backend.

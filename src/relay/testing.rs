@@ -26,6 +26,7 @@ pub(crate) fn peer(hub: &str, user: Option<&str>) -> Peer {
         user: user.map(|user| UserId::new(user).unwrap()),
         token: None,
         path: "/ws/a b".into(),
+        query: Box::default(),
         params: Box::default(),
         remote: "127.0.0.1:1".parse().unwrap(),
         subprotocol: Some("chat".into()),

@@ -58,6 +58,7 @@ impl<P> Ways<P> {
             EventBody::Connect(_) => &self.connect,
             EventBody::Connected => &self.connected,
             EventBody::Message(message) => self.actions.place(message).unwrap_or(&self.message),
+            EventBody::Poll => &self.message,
             EventBody::Disconnected(_) => &self.disconnected,
         }
     }

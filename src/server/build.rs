@@ -1,5 +1,6 @@
 //! Every part of a node from its config.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -242,7 +243,10 @@ async fn backends(
     let (keys, minter) = core.disk.read("listeners.management", read).await?;
     let (verifier, limits) = (verifier.cloned(), config.limits);
     let max_body = door.max_body.bytes();
-    Ok(Some(management::Rules { keys, acceptor, verifier, minter, limits, max_body }))
+    let speak_grip = config.routes.iter().filter(|route| route.is_websocket_over_http());
+    let published: HashSet<_> = speak_grip.map(|route| route.hub.clone()).collect();
+    let published = published.into_iter().collect();
+    Ok(Some(management::Rules { keys, acceptor, verifier, minter, limits, max_body, published }))
 }
 
 /// Serves all hubs of `config`, before it lets clients into them.

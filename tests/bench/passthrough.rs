@@ -69,7 +69,7 @@ pub(crate) async fn measure(
     let server = Process::start("upstream", command.arg("--upstream"))?;
     let [address] = server.listening(["http"])?;
     let url = format!("http://{address}");
-    let moorline = stage.start_with(&[("MOORLINE_UPSTREAM", &url)]).await?;
+    let moorline = stage.start_with(&[("MOORLINE_UPSTREAM__URL", &url)]).await?;
     let door = moorline.ws.as_ref().context("no door without TLS")?.address();
     let mut lines = vec![Line::new("moorline", moorline.process, door).await?];
     match nginx(stage.folder(), &address).await? {

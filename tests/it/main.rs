@@ -24,6 +24,7 @@ mod revocation;
 mod tls;
 mod relaying;
 mod http_backend;
+mod websocket_over_http;
 mod bridge;
 mod outages;
 mod pushes;

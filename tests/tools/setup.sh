@@ -2,8 +2,10 @@
 # Sets up the programs that the tests drive, below the folder given as $1:
 #
 #   bin/nats-server         a real NATS server
-#   python/bin/python3      Python that can import websockets, nats and azure's Web PubSub service
-#   node/node_modules       ws, @nats-io/transport-node, @azure/web-pubsub, playwright-core
+#   python/bin/python3      Python with websockets, nats, azure's Web PubSub service, flask, django,
+#                           django-grip and waitress
+#   node/node_modules       ws, @nats-io/transport-node, @azure/web-pubsub, express, @fanoutio/serve-grip,
+#                           playwright-core
 #   (Chromium comes from the system, see below)
 #   missing                 a line "tool: reason" for each that could not be had
 #
@@ -85,7 +87,8 @@ install_python() {
             >"$tools/python/bin/python"
         chmod +x "$tools/python/bin/python"
         ln -s python "$tools/python/bin/python3"
-    fi && "$tools/python/bin/python" -c 'import azure.messaging.webpubsubservice, nats, websockets'
+    fi && "$tools/python/bin/python" -c \
+        'import azure.messaging.webpubsubservice, django, flask, gripcontrol, nats, waitress, websockets'
 }
 
 install_node() {

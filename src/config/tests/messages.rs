@@ -122,7 +122,7 @@ fn a_wrong_value_of_a_route_says_what_was_expected() {
         (
             "auth: none, backend: echo",
             "routes[0].backend: expected a section with keys such as `nats`, `http`, `echo`, `dialect`, \
-             `secret_file`, `ca`, `max_requests`, `queue_timeout` or `connect_timeout`, found `echo`",
+             `secret_file`, `ca`, `max_requests`, `queue_timeout`, `connect_timeout` or `grip`, found `echo`",
         ),
         (
             "auth: none, on_failure: {close: 1}",

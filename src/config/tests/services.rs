@@ -55,3 +55,42 @@ fn services_and_other_sections() {
         "routes[0]: `origins` is needed, because `forward_headers`",
     )]);
 }
+
+#[test]
+fn routes_of_websocket_over_http() {
+    let with = |backend: &str, keys: &str| {
+        format!(
+            "routes: [{{path: /ws, auth: none, backend: {{http: {backend}, dialect: \
+             websocket-over-http}}, {keys}}}]"
+        )
+    };
+    let open = "origins: ['https://a.b']";
+    for (backend, keys, expected) in [
+        ("http://a/x", open, "routes[0].backend.http: expected a scheme, a host and a port"),
+        ("'http://a?b'", open, "routes[0].backend.http: expected a scheme, a host and a port"),
+        (
+            "http://a",
+            "in_flight: 2, forward_headers: []",
+            "routes[0].in_flight: expected 1, because",
+        ),
+        ("http://a", "hold: 1s", "routes[0]: `origins` is needed, because the backend sees"),
+        ("http://a", "forward_headers: [cookie]", "routes[0]: `origins` is needed, because"),
+        (
+            "http://a",
+            "actions: {names: [a]}, forward_headers: []",
+            "routes[0].actions.names: expected none, because",
+        ),
+        (
+            "http://a, grip: {issuer: '', key_file: k}",
+            open,
+            "routes[0].backend.grip.issuer: expected a name",
+        ),
+    ] {
+        refused(&[(with(backend, keys).as_str(), expected)]);
+    }
+    let signed = with("[http://a, http://b/], grip: {issuer: i, key_file: k}", open);
+    accepted(&[&signed, &with("http://a", "forward_headers: [User-Agent]")]);
+    accepted(&[&format!("{}\nupstream: http://a", with("http://a", open))]);
+    let native = "routes: [{path: /ws, auth: none, backend: {http: http://a, grip: {issuer: i, key_file: k}}}]";
+    refused(&[(native, "routes[0].backend.grip: is for `dialect: websocket-over-http` only")]);
+}

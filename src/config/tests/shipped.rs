@@ -60,7 +60,7 @@ fn what_is_not_commented_out_is_the_default() {
 fn every_example_is_valid() {
     let text = with_examples(None);
     let config = yaml(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-    assert_eq!(config.routes.len(), 3);
+    assert_eq!(config.routes.len(), 4);
     assert_eq!(yaml(&config.to_yaml()).as_ref(), Ok(&config));
     let alternatives: Vec<_> = REFERENCE
         .lines()

@@ -125,8 +125,7 @@ fn auth(config: &Config, route: &Route, at: &str, findings: &mut Findings) {
             Some(_) => {}
         },
         AuthMode::Connect => findings.need(
-            !without_origins
-                || !route.forwarded_headers().iter().any(|name| name.eq_ignore_ascii_case("cookie")),
+            !without_origins || !route.forwards("cookie"),
             at,
             "`origins` is needed, because `forward_headers` lets the backend decide by `Cookie` (also \
              where it is not written, with a backend behind HTTP), and browsers send cookies for any \
@@ -138,7 +137,12 @@ fn auth(config: &Config, route: &Route, at: &str, findings: &mut Findings) {
             "`certificate` needs `listeners.public.tls.client_ca`, the authorities that client \
              certificates are checked against",
         ),
-        AuthMode::None => {}
+        AuthMode::None => findings.need(
+            !without_origins || !route.is_websocket_over_http() || !route.forwards("cookie"),
+            at,
+            "`origins` is needed, because the backend sees every header of the handshake, `Cookie` among \
+             them, and browsers send cookies for any page; or list in `forward_headers` what it may see",
+        ),
     }
 }
 

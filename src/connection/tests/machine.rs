@@ -14,38 +14,53 @@ use crate::connection::machine::Machine;
 use crate::event::{Action, Outcome, Refusal, State};
 use crate::message::Message;
 
-struct Scene {
-    machine: Machine,
-    now: Instant,
+pub(super) struct Scene {
+    pub(super) machine: Machine,
+    pub(super) now: Instant,
 }
 
 impl Scene {
-    fn new(edit: impl FnOnce(&mut Route)) -> Self {
+    pub(super) fn new(edit: impl FnOnce(&mut Route)) -> Self {
         let now = Instant::now();
         let machine = Machine::new(route(edit), Arc::new(heartbeat()), 0, None, None, now);
         Self { machine, now }
     }
 
-    fn open(edit: impl FnOnce(&mut Route)) -> Self {
+    pub(super) fn open(edit: impl FnOnce(&mut Route)) -> Self {
         let mut scene = Self::new(edit);
         assert_eq!(scene.machine.open(scene.now), None);
         scene
     }
 
-    fn on(&mut self, input: Input) -> Vec<Effect> {
+    pub(super) fn on(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Effects::new();
         assert_eq!(self.machine.on(input, self.now, &mut effects), None);
         effects.into()
     }
 
-    fn after(&mut self, time: Duration) -> Vec<Effect> {
+    pub(super) fn after(&mut self, time: Duration) -> Vec<Effect> {
         self.now += time;
         let mut effects = Effects::new();
-        self.machine.tick(self.now, &mut effects);
+        assert_eq!(self.machine.tick(self.now, &mut effects), None);
         effects.into()
     }
 
-    fn message(&mut self, text: &str) -> Option<Dispatch> {
+    /// The event that the clock brings about, and nothing else.
+    pub(super) fn event_after(&mut self, time: Duration) -> Option<Dispatch> {
+        self.now += time;
+        let mut effects = Effects::new();
+        let dispatch = self.machine.tick(self.now, &mut effects);
+        assert_eq!(effects, []);
+        dispatch
+    }
+
+    /// What the answer to a new message does.
+    pub(super) fn answered(&mut self, actions: Vec<Action>) -> Vec<Effect> {
+        let sequence = self.message("?").unwrap().sequence;
+        self.outcome(sequence, Outcome::Replied(actions))
+    }
+
+    pub(super) fn message(&mut self, text: &str) -> Option<Dispatch> {
         let mut effects = Effects::new();
         let input = Input::Message(Message::text(text));
         let dispatch = self.machine.on(input, self.now, &mut effects);
@@ -53,24 +68,24 @@ impl Scene {
         dispatch
     }
 
-    fn outcome(&mut self, sequence: u64, outcome: Outcome) -> Vec<Effect> {
+    pub(super) fn outcome(&mut self, sequence: u64, outcome: Outcome) -> Vec<Effect> {
         self.on(Input::Outcome { kind: EventKind::Message, sequence, outcome })
     }
 
-    fn closed(&self) -> Option<(u16, Cause)> {
+    pub(super) fn closed(&self) -> Option<(u16, Cause)> {
         self.machine.closed().map(|close| (close.code, close.cause))
     }
 }
 
-fn dispatched(sequence: u64, text: &str) -> Option<Dispatch> {
+pub(super) fn dispatched(sequence: u64, text: &str) -> Option<Dispatch> {
     Some(Dispatch { sequence, body: Dispatched::Message(Message::text(text)) })
 }
 
-fn replied(text: &str) -> Outcome {
+pub(super) fn replied(text: &str) -> Outcome {
     Outcome::Replied(vec![Action::Send(Message::text(text))])
 }
 
-fn sent(text: &str) -> Vec<Effect> {
+pub(super) fn sent(text: &str) -> Vec<Effect> {
     vec![Effect::Send(Message::text(text))]
 }
 
@@ -143,7 +158,7 @@ fn actions_apply_in_order_and_nothing_follows_a_close() {
 
 #[test]
 fn each_failed_outcome_has_its_close() {
-    let refusal = |message| Outcome::Refused(Refusal { status: 422, message });
+    let refusal = |message| Outcome::Refused(Refusal::new(422, message));
     for (outcome, cause) in [
         (refusal(None), Cause::BackendFailed),
         (Outcome::Unknown, Cause::BackendFailed),

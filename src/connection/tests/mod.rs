@@ -3,6 +3,7 @@
 
 mod client;
 mod machine;
+mod wishes;
 mod wire;
 mod limits;
 

@@ -5,6 +5,7 @@
 mod health;
 mod gate;
 mod cloudevents;
+mod websocket_over_http;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use tokio::sync::OwnedSemaphorePermit;
@@ -35,6 +37,7 @@ use crate::tls;
 pub use gate::Gates;
 use gate::{Gate, InVain, Key};
 use health::{Failure, Pass};
+use websocket_over_http::Signer;
 
 /// An HTTP service.
 #[derive(Debug)]
@@ -45,6 +48,7 @@ pub struct HttpRelay {
     gate: Arc<Gate>,
     /// What shows the service that a request is moorline's.
     secret: Option<HeaderValue>,
+    signer: Option<Signer>,
     ways: Ways<Targets>,
     dispatch: Dispatch,
 }
@@ -70,6 +74,8 @@ enum Broken {
     Coding,
     #[error(transparent)]
     Reply(#[from] reply::Broken),
+    #[error(transparent)]
+    WebsocketOverHttp(#[from] websocket_over_http::Broken),
 }
 
 /// The most bytes of an answer's body: as much as a NATS server takes by default.
@@ -125,6 +131,7 @@ impl HttpRelay {
             ways,
             servers,
             secret: secret(route, backend)?,
+            signer: signer(route, backend)?,
             dispatch: Dispatch::new(route),
         })
     }
@@ -153,7 +160,14 @@ impl HttpRelay {
 
     /// Cancel safe in that dropping the future leaves nothing behind.
     pub(super) async fn request(&self, event: &Event, measure: &mut Measure<'_>) -> Outcome {
-        let asked = Asked { event, data: event.body.data(), way: self.ways.of(&event.body) };
+        let data = match self.dialect {
+            Dialect::Cloudevents => event.body.data(),
+            Dialect::WebsocketOverHttp if websocket_over_http::is_unheard(event) => {
+                return Outcome::Replied(Vec::new());
+            }
+            Dialect::WebsocketOverHttp => websocket_over_http::body(&event.body),
+        };
+        let asked = Asked { event, data, way: self.ways.of(&event.body) };
         self.dispatch.request(self, &asked, measure).await
     }
 
@@ -164,14 +178,23 @@ impl HttpRelay {
     ) -> http::Result<Request<Bytes>> {
         let mut request = Request::new(asked.data.clone());
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = Uri::from(target.clone());
+        let (event, peer) = (asked.event, &asked.event.peer);
+        *request.uri_mut() = match self.dialect {
+            Dialect::Cloudevents => target.clone().into(),
+            Dialect::WebsocketOverHttp => websocket_over_http::target(peer)?.into(),
+        };
         let headers = request.headers_mut();
-        for (name, value) in &asked.event.peer.forwarded {
+        for (name, value) in &peer.forwarded {
             headers.append(name, value.clone());
         }
         match self.dialect {
-            Dialect::Cloudevents => cloudevents::write(asked.event, headers)?,
+            Dialect::Cloudevents => cloudevents::write(event, headers)?,
+            Dialect::WebsocketOverHttp => {
+                websocket_over_http::write(event, self.signer.as_ref(), headers);
+            }
         }
+        // The client library leaves it out where nothing follows (RFC 9110 section 8.6).
+        headers.insert(CONTENT_LENGTH, asked.data.len().into());
         if let Some(secret) = &self.secret {
             headers.insert(SECRET, secret.clone());
         }
@@ -181,6 +204,9 @@ impl HttpRelay {
     fn outcome(&self, event: &Event, answer: &Response<Bytes>) -> Outcome {
         let outcome = match self.dialect {
             Dialect::Cloudevents => cloudevents::outcome(event, answer),
+            Dialect::WebsocketOverHttp => {
+                websocket_over_http::outcome(event, answer).map_err(Broken::from)
+            }
         };
         outcome.unwrap_or_else(|broken| self.dispatch.broken(event, &broken))
     }
@@ -225,7 +251,11 @@ impl Carrier for HttpRelay {
         let request = self
             .request_to(target, asked)
             .map_err(|error| self.dispatch.not_sent(asked.event, &error))?;
-        let answer = Box::pin(connection.exchange(request, MAX_ANSWER));
+        let max = match self.dialect {
+            Dialect::Cloudevents => MAX_ANSWER,
+            Dialect::WebsocketOverHttp => websocket_over_http::MAX_ANSWER,
+        };
+        let answer = Box::pin(connection.exchange(request, max));
         Ok(Sent { answer, deadline, pass: Some(pass), _place: place })
     }
 
@@ -271,6 +301,21 @@ fn target(own: &PathAndQuery, action: Option<&str>) -> PathAndQuery {
     let query = own.query().map(|query| format!("?{query}")).unwrap_or_default();
     let text = format!("{}/{action}{query}", own.path().trim_end_matches('/'));
     text.parse().unwrap_or_else(|_| own.clone())
+}
+
+/// See [`relay::websocket_over_http_outcome`](super::websocket_over_http_outcome).
+#[cfg(any(test, fuzzing))]
+pub(super) fn websocket_over_http_outcome(
+    event: &Event,
+    answer: &Response<Bytes>,
+) -> Option<Outcome> {
+    websocket_over_http::outcome(event, answer).ok()
+}
+
+/// Reads what requests are signed with.
+fn signer(route: &Route, backend: &HttpBackend) -> Result<Option<Signer>, RelayError> {
+    let wrong = |source| RelayError::Grip { route: route.name().to_owned(), source };
+    backend.grip.as_ref().map(Signer::new).transpose().map_err(wrong)
 }
 
 /// Reads what every request carries, and that it can be carried.

@@ -14,7 +14,7 @@ use crate::id::{GroupName, UserId};
 pub(super) const MAX: usize = 64 * 1024;
 /// The most bytes of header names and values for the 101, so that no client finds its head too
 /// large.
-const HEADERS_MAX: usize = 8 * 1024;
+pub(in crate::relay) const HEADERS_MAX: usize = 8 * 1024;
 
 /// Unknown names are ignored, so that a backend may be newer than the node.
 #[derive(Debug, Default, Deserialize)]
@@ -61,6 +61,7 @@ pub(super) fn parse(json: &[u8], offered: &[String]) -> Result<Grant, Broken> {
         subprotocol: answer.subprotocol,
         state: state.map_err(Broken::State)?.flatten(),
         headers: headers(answer.headers.unwrap_or_default())?,
+        actions: Vec::new(),
     })
 }
 
@@ -87,7 +88,7 @@ fn headers(given: BTreeMap<String, Values>) -> Result<Vec<(HeaderName, HeaderVal
 
 /// Whether the field belongs to the connection, to its framing or to the handshake, and so to us
 /// (RFC 9110 section 7.6.1, RFC 6455 section 4.2.2).
-fn is_ours(name: &str) -> bool {
+pub(in crate::relay) fn is_ours(name: &str) -> bool {
     const NAMES: [&str; 13] = [
         "connection",
         "content-encoding",

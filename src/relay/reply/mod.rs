@@ -1,7 +1,7 @@
 //! A backend's reply as an outcome, by the contract with backends (payload first, then groups, then
 //! state, then close). Pure: no I/O, no clock, and nothing a backend sends makes it panic.
 
-mod grant;
+pub(super) mod grant;
 #[cfg(test)]
 mod tests;
 
@@ -58,7 +58,7 @@ struct Fields<'a> {
 /// The status of a failure that has none of its own to show: Bad Gateway.
 pub(super) const BAD_GATEWAY: u16 = 502;
 /// The most bytes of a refusal that a client of a refused handshake is shown.
-const REFUSAL_MAX: usize = 4096;
+pub(super) const REFUSAL_MAX: usize = 4096;
 
 /// What a reply over NATS to an event with this body comes to.
 pub(super) fn outcome(body: &EventBody, reply: &Reply) -> Result<Outcome, Broken> {
@@ -86,7 +86,9 @@ pub(super) fn outcome_of<'a>(
             let grant = grant::parse(payload, &offer.subprotocols)?;
             Ok(Outcome::Accepted(Box::new(grant)))
         }
-        EventBody::Connected | EventBody::Disconnected(_) => Ok(Outcome::Replied(Vec::new())),
+        EventBody::Connected | EventBody::Disconnected(_) | EventBody::Poll => {
+            Ok(Outcome::Replied(Vec::new()))
+        }
         EventBody::Message(message) => {
             Ok(Outcome::Replied(actions(message.kind(), &fields, payload)?))
         }
@@ -129,7 +131,7 @@ fn refusal(body: &EventBody, fields: &Fields<'_>, failure: Failure, payload: &By
         }
         _ => None,
     };
-    Refusal { status, message }
+    Refusal::new(status, message)
 }
 
 fn actions(asked: Kind, fields: &Fields<'_>, payload: &Bytes) -> Result<Vec<Action>, Broken> {

@@ -168,19 +168,19 @@ fn a_failed_message_shows_its_body_only_when_told_to() {
         (&[(ours, "404"), ("moorline-close", "bad")], 404, &shown),
     ] {
         let message = if status == BAD_GATEWAY { &None } else { message };
-        let expected = Refusal { status, message: message.clone() };
+        let expected = Refusal::new(status, message.clone());
         let refused = outcome(&asked(), &reply(headers, b"no"));
         assert_eq!(refused, Ok(Outcome::Refused(expected)), "{headers:?}");
     }
     let binary = [(ours, "404"), ("Content-Type", "application/octet-stream")];
-    let expected = Refusal { status: 404, message: Some(Message::binary("no")) };
+    let expected = Refusal::new(404, Some(Message::binary("no")));
     assert_eq!(outcome(&asked(), &reply(&binary, b"no")), Ok(Outcome::Refused(expected)));
     assert_eq!(replied(&[(ours, "204"), (service, "200")], b""), []);
     for bad in ["", "abc", "99", "600", "0404", "+40", "4 4"] {
         assert_eq!(outcome(&asked(), &reply(&[(ours, bad)], b"")), Err(Broken::Status), "{bad}");
     }
     let inline = Reply { status: Some(503), ..reply(&[], b"body") };
-    let expected = Refusal { status: 503, message: None };
+    let expected = Refusal::new(503, None);
     assert_eq!(outcome(&asked(), &inline), Ok(Outcome::Refused(expected)));
 }
 
@@ -195,7 +195,7 @@ fn a_connect_event_is_accepted_or_refused() {
 
     let refused =
         |headers: &[(&str, &str)], payload| match outcome(&offer(), &reply(headers, payload)) {
-            Ok(Outcome::Refused(Refusal { status, message })) => (status, message),
+            Ok(Outcome::Refused(Refusal { status, message, .. })) => (status, message),
             other => panic!("{other:?}"),
         };
     let no = Some(Message::text("no"));
@@ -214,7 +214,7 @@ fn other_events_only_succeed_or_fail() {
         let accepted = outcome(&body, &reply(&[("moorline-close", "bad")], b"ignored"));
         assert_eq!(accepted, Ok(Outcome::Replied(Vec::new())));
         let refused = outcome(&body, &reply(&[("moorline-status", "404")], b"no"));
-        let expected = Refusal { status: 404, message: None };
+        let expected = Refusal::new(404, None);
         assert_eq!(refused, Ok(Outcome::Refused(expected)));
     }
 }

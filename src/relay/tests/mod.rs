@@ -40,7 +40,8 @@ impl Edge {
     }
 
     async fn ask(&self, text: &str) -> Outcome {
-        self.relay.request(event(&self.peer, EventBody::Message(Message::text(text)))).await
+        Box::pin(self.relay.request(event(&self.peer, EventBody::Message(Message::text(text)))))
+            .await
     }
 
     /// Asks in the background; ends when the event waits in line.
@@ -171,8 +172,8 @@ async fn a_connect_event_is_decided_by_a_worker() {
     no.insert("moorline-status", "403");
     let yes = async_nats::HeaderMap::new();
     let granted = Grant { subprotocol: Some("v1".into()), ..Grant::default() };
-    let refused = Refusal { status: 403, message: Some(Message::text("closed today")) };
-    let broken = Refusal { status: 502, message: None };
+    let refused = Refusal::new(403, Some(Message::text("closed today")));
+    let broken = Refusal::new(502, None);
     for (headers, body, expected) in [
         (yes.clone(), r#"{"subprotocol": "v1"}"#, Outcome::Accepted(Box::new(granted))),
         (yes, r#"{"subprotocol": "v2"}"#, Outcome::Refused(broken)),
@@ -223,7 +224,7 @@ async fn a_reply_that_breaks_the_contract_is_a_refusal_without_words() {
         client.publish_with_headers(reply, headers, "secret".into()).await.unwrap();
     };
     let (outcome, ()) = tokio::join!(edge.ask("x"), work);
-    assert_eq!(outcome, Outcome::Refused(Refusal { status: 502, message: None }));
+    assert_eq!(outcome, Outcome::Refused(Refusal::new(502, None)));
     assert_eq!(edge.outcomes("refused"), 1);
 }
 

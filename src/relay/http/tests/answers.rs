@@ -33,7 +33,7 @@ async fn an_event_is_posted_and_answered_on_one_connection() {
 async fn each_answer_has_one_outcome() {
     let service = Service::start(ok("")).await;
     let edge = Edge::to(&service);
-    let shown = Refusal { status: 409, message: Some(Message::text("no")) };
+    let shown = Refusal::new(409, Some(Message::text("no")));
     let text = |text: &str| Does::Ends(text.to_owned());
     for (does, expected) in [
         (ok(""), Outcome::Replied(Vec::new())),
@@ -104,7 +104,7 @@ async fn replies_act_and_connect_events_are_decided() {
     service.now(Does::Ends("HTTP/1.1 204 No Content\r\n\r\n".into()));
     assert_eq!(edge.ask_with(connect()).await, Outcome::Accepted(Box::default()));
     service.now(with("403 Forbidden", &["moorline-status: 403"], "closed today"));
-    let shown = Refusal { status: 403, message: Some(Message::text("closed today")) };
+    let shown = Refusal::new(403, Some(Message::text("closed today")));
     assert_eq!(edge.ask_with(connect()).await, Outcome::Refused(shown));
     service.now(with("401 No", &[], "<html>"));
     assert_eq!(edge.ask_with(connect()).await, refused(401));

@@ -229,7 +229,7 @@ fn said(text: &str) -> Outcome {
 }
 
 fn refused(status: u16) -> Outcome {
-    Outcome::Refused(Refusal { status, message: None })
+    Outcome::Refused(Refusal::new(status, None))
 }
 
 /// An address that takes no connections.

@@ -5,6 +5,8 @@
 //! window has room; its outcome comes back only here. After the phase has left `Open` nothing is
 //! dispatched and nothing but the close frame is sent.
 
+mod answer;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +14,10 @@ use tokio::time::Instant;
 
 use super::effect::{Dispatch, Dispatched, Effect, Effects, Input};
 use super::heartbeat::{Beat, Heartbeat};
+use super::timers::Timers;
 use crate::close::{Cause, Close};
-use crate::config::{EventKind, Heartbeat as HeartbeatSettings, OnFailure, Route};
-use crate::event::{Action, Outcome, State};
+use crate::config::{EventKind, Heartbeat as HeartbeatSettings, Route};
+use crate::event::{Action, State};
 use crate::message::Message;
 
 /// The state of one connection after its 101.
@@ -23,6 +26,8 @@ pub(super) struct Machine {
     route: Arc<Route>,
     phase: Phase,
     heartbeat: Heartbeat,
+    /// What the backend wants by the clock; none while it wants nothing.
+    timers: Option<Box<Timers>>,
     /// Events at the backend.
     in_flight: u16,
     /// The last event's number.
@@ -75,6 +80,7 @@ impl Machine {
             route,
             phase: Phase::Open,
             heartbeat: Heartbeat::new(heartbeat, now),
+            timers: None,
             in_flight: 0,
             sequence,
             state,
@@ -94,6 +100,12 @@ impl Machine {
         });
         self.note_reading(now);
         first
+    }
+
+    /// Does what the backend wanted when it let the client in.
+    pub(super) fn begin(&mut self, actions: Vec<Action>, now: Instant, effects: &mut Effects) {
+        actions.into_iter().for_each(|action| self.act(action, now, effects));
+        self.note_reading(now);
     }
 
     /// Takes `input` into account at `now`: appends what to do, and returns the event to dispatch.
@@ -140,6 +152,11 @@ impl Machine {
         self.expires = Some(ends);
     }
 
+    /// Somebody wants the backend asked.
+    pub(super) fn poll(&mut self, now: Instant) {
+        self.timers().poll_soon(now);
+    }
+
     /// Any bytes came in.
     pub(super) fn heard(&mut self, now: Instant) {
         self.heartbeat.heard(now);
@@ -150,16 +167,19 @@ impl Machine {
         self.heartbeat.pong(payload, now)
     }
 
-    /// The time is `now`.
-    pub(super) fn tick(&mut self, now: Instant, effects: &mut Effects) {
+    /// The time is `now`: appends what to do, and returns the event to dispatch.
+    pub(super) fn tick(&mut self, now: Instant, effects: &mut Effects) -> Option<Dispatch> {
+        let mut dispatch = None;
         match &self.phase {
             Phase::Closing { until, .. } | Phase::Closed { until, .. } if *until > now => {}
             Phase::Closed { .. } => effects.push_back(Effect::Abort),
             Phase::Closing { close, .. } => self.end(close.clone(), Effect::Abort, now, effects),
             Phase::Opening | Phase::Open => {
                 if self.expires.is_some_and(|expires| expires <= now) {
-                    return self.close(Close::of(Cause::TokenExpired), now, effects);
+                    self.close(Close::of(Cause::TokenExpired), now, effects);
+                    return None;
                 }
+                dispatch = self.ring(now, effects);
                 match self.heartbeat.beat(now) {
                     Beat::Wait => {}
                     // One that still waits behind a blocked write is enough.
@@ -179,6 +199,7 @@ impl Machine {
             }
         }
         self.note_reading(now);
+        dispatch
     }
 
     /// When [`tick`](Self::tick) is next worth a call.
@@ -187,7 +208,9 @@ impl Machine {
             Phase::Closing { until, .. } | Phase::Closed { until, .. } => Some(*until),
             Phase::Opening | Phase::Open => {
                 let beat = self.heartbeat.due().filter(|_| self.parting.is_none());
-                [beat, self.expires].into_iter().flatten().min()
+                let timers = self.timers.as_ref();
+                let timers = timers.and_then(|timers| timers.due(self.may_poll()));
+                [beat, self.expires, timers].into_iter().flatten().min()
             }
         }
     }
@@ -207,6 +230,9 @@ impl Machine {
     /// A message went to the client.
     pub(super) fn used(&mut self, now: Instant) {
         self.heartbeat.used(now);
+        if let Some(timers) = &mut self.timers {
+            timers.sent(now);
+        }
     }
 
     /// Something waits for the client to read it, or waits no more.
@@ -276,71 +302,6 @@ impl Machine {
         self.heartbeat.used(now);
         let is_wanted = self.route.wants(EventKind::Message);
         is_wanted.then(|| self.dispatch(Dispatched::Message(message)))
-    }
-
-    fn on_outcome(
-        &mut self,
-        kind: EventKind,
-        sequence: u64,
-        outcome: Outcome,
-        now: Instant,
-        effects: &mut Effects,
-    ) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        if matches!(self.phase, Phase::Opening) {
-            self.phase = Phase::Open;
-        }
-        if kind == EventKind::Message {
-            match outcome {
-                Outcome::Replied(actions) => {
-                    actions.into_iter().for_each(|action| self.act(action, now, effects));
-                }
-                Outcome::Refused(ref refusal) => match refusal.message.clone() {
-                    Some(message) => self.send(message, now, effects),
-                    None => self.on_failure(sequence, &outcome, now, effects),
-                },
-                Outcome::Unavailable | Outcome::Unknown | Outcome::Overloaded => {
-                    self.on_failure(sequence, &outcome, now, effects);
-                }
-                Outcome::Accepted(_) => {}
-            }
-        }
-        self.part_when_idle(now, effects);
-    }
-
-    fn act(&mut self, action: Action, now: Instant, effects: &mut Effects) {
-        match action {
-            Action::Send(message) => self.send(message, now, effects),
-            Action::Join(group) => effects.push_back(Effect::Join(group)),
-            Action::Leave(group) => effects.push_back(Effect::Leave(group)),
-            Action::State(state) => self.state = state,
-            Action::Close(close) => self.close(close, now, effects),
-        }
-    }
-
-    fn on_failure(
-        &mut self,
-        sequence: u64,
-        outcome: &Outcome,
-        now: Instant,
-        effects: &mut Effects,
-    ) {
-        match &self.route.on_failure {
-            OnFailure::Nothing => {}
-            OnFailure::Message(template) => {
-                let text = template
-                    .replace("{outcome}", outcome.as_str())
-                    .replace("{sequence}", &sequence.to_string());
-                self.send(Message::text(text), now, effects);
-            }
-            OnFailure::Close => {
-                let cause = match outcome {
-                    Outcome::Unavailable | Outcome::Overloaded => Cause::BackendUnavailable,
-                    _ => Cause::BackendFailed,
-                };
-                self.close(Close::of(cause), now, effects);
-            }
-        }
     }
 
     fn send(&mut self, message: Message, now: Instant, effects: &mut Effects) {
