@@ -9,6 +9,7 @@ mod reply;
 mod room;
 
 use std::fmt::Display;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -56,6 +57,8 @@ struct Asked {
 
 /// The bridge's route in metrics and logs.
 const ROUTE: &str = "bridge";
+/// How long the server may take to know that the bridge is in the group.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// How long the server may take to know that the bridge has left the group.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a reply waits for NATS to be back. A server that was restarted is found within 2 s.
@@ -107,7 +110,7 @@ impl Bridge {
     /// group and everything that it was given has a task.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         while stop.run_until_cancelled(self.relay.reached()).await.is_some() {
-            self.be_a_member(&stop).await;
+            Box::pin(self.be_a_member(&stop)).await;
         }
     }
 
@@ -134,16 +137,24 @@ impl Bridge {
     async fn be_a_member(self: &Arc<Self>, stop: &CancellationToken) {
         let (hub, queue) = (self.route.hub.as_str(), &*self.queue);
         let mut group = self.feed.join(self.subjects.events(&self.route.hub), queue).await;
-        self.has_joined.store(true, Ordering::Release);
-        self.metrics.joined.set(1);
-        tracing::info!(hub, queue, "joined the queue group");
-        let shut = self.relay.shut();
-        tokio::pin!(shut);
+        let mut shut = pin!(self.relay.shut());
+        let mut known = pin!(self.feed.confirmed(Instant::now() + FOR_EVER));
+        let mut is_known = false;
         let is_stopping = loop {
-            tokio::select! {
+            let delivery = tokio::select! {
                 () = stop.cancelled() => break true,
                 () = &mut shut => break false,
-                Some(delivery) = group.next() => self.take(delivery).await,
+                _ = &mut known, if !is_known => None,
+                Some(delivery) = group.next() => Some(delivery),
+            };
+            if !is_known {
+                is_known = true;
+                self.has_joined.store(true, Ordering::Release);
+                self.metrics.joined.set(1);
+                tracing::info!(hub, queue, "joined the queue group");
+            }
+            if let Some(delivery) = delivery {
+                self.take(delivery).await;
             }
         };
         group.leave(Instant::now() + LEAVE_TIMEOUT);
@@ -162,22 +173,23 @@ impl Bridge {
         };
         let Some(place) = self.room.enter(payload.len() + size(&headers)) else {
             self.metrics.event(Outcome::Overloaded.as_str());
-            return self.fail(&reply, StatusCode::SERVICE_UNAVAILABLE, &"the bridge is full").await;
+            let failing = self.fail(&reply, StatusCode::SERVICE_UNAVAILABLE, &"the bridge is full");
+            return Box::pin(failing).await;
         };
         match event::read(&headers, payload, &self.route) {
             Ok(event) => {
-                let (bridge, asked) = (Arc::clone(self), Asked { event, reply, _place: place });
-                self.tasks.spawn("event", async move { bridge.give(asked).await });
+                let asked = Asked { event, reply, _place: place };
+                self.tasks.spawn("event", Arc::clone(self).give(asked));
             }
             Err(error) => {
                 self.not_an_event(&error);
-                self.fail(&reply, StatusCode::BAD_GATEWAY, &error).await;
+                Box::pin(self.fail(&reply, StatusCode::BAD_GATEWAY, &error)).await;
             }
         }
     }
 
     /// Gives an event to the service and replies with what came of it.
-    async fn give(&self, asked: Asked) {
+    async fn give(self: Arc<Self>, asked: Asked) {
         let id = asked.event.id();
         let outcome = self.relay.request(asked.event).await;
         let carried = match reply::write(&outcome) {
@@ -189,11 +201,14 @@ impl Bridge {
         if let Some(left_out) = self.not_carried.admit(Instant::now()) {
             tracing::warn!(event_id = id, %error, left_out, "answer cannot be carried over NATS");
         }
-        self.fail(&asked.reply, StatusCode::BAD_GATEWAY, &error).await;
+        Box::pin(self.fail(&asked.reply, StatusCode::BAD_GATEWAY, &error)).await;
     }
 
-    /// Replies with a failure of the bridge's own.
+    /// Replies with a failure of the bridge's own, unless NATS is away.
     async fn fail(&self, to: &async_nats::Subject, status: StatusCode, why: &(dyn Display + Sync)) {
+        if !self.feed.is_up() {
+            return self.is_lost(RequestError::NotConnected);
+        }
         // It is small enough for any server.
         let _ = self.send(to, reply::failed(status, why), FAILURE_TIMEOUT).await;
     }
@@ -209,12 +224,17 @@ impl Bridge {
             Ok(()) => Ok(()),
             Err(RequestError::TooLarge { maximum, .. }) => Err(NotCarried::TooLarge(maximum)),
             Err(error) => {
-                self.metrics.lost_replies.inc();
-                if let Some(left_out) = self.lost.admit(Instant::now()) {
-                    tracing::warn!(%error, left_out, "reply lost");
-                }
+                self.is_lost(error);
                 Ok(())
             }
+        }
+    }
+
+    /// A reply did not go to NATS.
+    fn is_lost(&self, error: RequestError) {
+        self.metrics.lost_replies.inc();
+        if let Some(left_out) = self.lost.admit(Instant::now()) {
+            tracing::warn!(%error, left_out, "reply lost");
         }
     }
 

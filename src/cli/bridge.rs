@@ -15,7 +15,7 @@ use crate::config::{
 use crate::id::{HubName, NameError};
 use crate::server::{BridgeProcess, Signals};
 
-use super::serve::listen_for_signals;
+use super::serve::{descriptors, listen_for_signals, raise_descriptor_limit};
 use super::{logging, print};
 
 /// Give the events of a hub to an HTTP service.
@@ -72,6 +72,7 @@ impl Run {
             return Ok(ExitCode::SUCCESS);
         }
         let (_logs, _level) = logging::start(&config.log)?;
+        raise_descriptor_limit(descriptors(&config));
         let signals = Signals::default();
         listen_for_signals(&signals)?;
         let bridge = Box::pin(BridgeProcess::start(&config)).await?;

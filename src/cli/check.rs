@@ -62,6 +62,9 @@ impl Check {
 
 async fn examine(config: &Config, report: &mut Report) {
     report.ok("config", format_args!("{} routes", config.routes.len()));
+    if let Some(bridge) = &config.bridge {
+        report.ok("bridge", format_args!("hub {}, queue group {}", bridge.hub, bridge.queue));
+    }
     for problem in config.check_files() {
         report.fail("file", problem);
     }
@@ -161,7 +164,7 @@ async fn nats_servers(config: &Config, settings: &NatsConfig, report: &mut Repor
     } else {
         report.ok("nats", format_args!("server {version}"));
     }
-    if settings.jetstream != JetStream::Off {
+    if settings.jetstream != JetStream::Off && !config.is_bridge_only() {
         jetstream(config, settings, &nats, &version, report).await;
     }
     let (largest, max_payload) = (server::largest_event(config), nats.max_payload());

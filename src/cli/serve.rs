@@ -70,7 +70,7 @@ pub(super) fn descriptors(config: &Config) -> u64 {
 }
 
 /// The soft limit is often 1,024.
-fn raise_descriptor_limit(needed: u64) {
+pub(super) fn raise_descriptor_limit(needed: u64) {
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) if limit < needed => {
             tracing::warn!(

@@ -148,11 +148,15 @@ impl Config {
     #[must_use]
     pub fn descriptors(&self) -> usize {
         let upstream = self.upstream.as_ref().map_or(0, Upstream::descriptors);
-        let requests = |route: &Route| match &route.backend {
+        let requests = |backend: &Backend| match backend {
             Backend::Http(backend) => usize::try_from(backend.max_requests).unwrap_or(usize::MAX),
             Backend::Nats(_) | Backend::Echo(_) => 0,
         };
-        let backends = self.routes.iter().map(requests).fold(0, usize::saturating_add);
+        if let Some(bridge) = self.bridge.as_ref().filter(|_| self.is_bridge_only()) {
+            return requests(&bridge.backend);
+        }
+        let backends = self.routes.iter().map(|route| requests(&route.backend));
+        let backends = backends.fold(0, usize::saturating_add);
         self.limits.clients().saturating_add(upstream).saturating_add(backends)
     }
 }

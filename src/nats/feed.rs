@@ -111,7 +111,8 @@ impl Feed {
     ) -> Result<Self, NatsError> {
         let options = Options::read(config, id, tls)?.of_bridge(id);
         let name = format!("moorline bridge {id}");
-        Ok(Self::open(0, id, &options, name, stop, tasks, metrics).await)
+        // Boxed, for the options are large and this is done once.
+        Ok(Box::pin(Self::open(0, id, &options, name, stop, tasks, metrics)).await)
     }
 
     /// Subscribes, also while the connection is down. Every copy of a message comes once.

@@ -245,7 +245,10 @@ impl Link {
                 let subject = source.filter.to_nats();
                 let subscribed = match &source.queue {
                     None => client.subscribe(subject).await,
-                    Some(queue) => client.queue_subscribe(subject, queue.to_string()).await,
+                    // Boxed, for only a bridge joins a group, and all subscriptions would have room for it.
+                    Some(queue) => {
+                        Box::pin(client.queue_subscribe(subject, queue.to_string())).await
+                    }
                 };
                 if let Ok(subscriber) = subscribed {
                     return subscriber;

@@ -122,7 +122,7 @@ mod tests {
         let config = config::Nats { servers: vec![server.url()], ..config::Nats::default() };
         let (metrics, stop, tasks) = (Metrics::new(), CancellationToken::new(), Tasks::new());
         let feed = Feed::of_bridge(&config, NodeId::random(), None, stop, &tasks, &metrics);
-        (feed.await.unwrap(), metrics)
+        (Box::pin(feed).await.unwrap(), metrics)
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -186,15 +186,17 @@ mod tests {
         let client = server.client().await;
         let mut member = feed.join(events(), "workers").await;
         assert!(feed.confirmed(within(10)).await);
-        let asking = tokio::spawn(async move {
+        let asking = async {
             let reply = client.request(SUBJECT, "?".into()).await.unwrap();
             (reply, client.request(SUBJECT, "?".into()).await.unwrap_err().kind())
-        });
-        let asked = member.next().await.unwrap();
-        member.leave(within(10));
-        assert!(member.next().await.is_none());
-        feed.reply(&asked.reply.unwrap(), Reply::of("!"), within(10)).await.unwrap();
-        let (reply, then) = asking.await.unwrap();
+        };
+        let answering = async {
+            let asked = member.next().await.unwrap();
+            member.leave(within(10));
+            assert!(member.next().await.is_none());
+            feed.reply(&asked.reply.unwrap(), Reply::of("!"), within(10)).await.unwrap();
+        };
+        let ((reply, then), ()) = tokio::join!(asking, answering);
         assert_eq!(reply.payload, "!");
         assert_eq!(then, async_nats::RequestErrorKind::NoResponders);
         assert_eq!(metrics.nats_slow_consumer().get(), 0);

@@ -215,7 +215,7 @@ impl Nats {
         let inner = &self.inner;
         let stop = inner.stop.clone();
         let (index, name) = (inner.links.len(), format!("moorline {} feed", inner.node));
-        Feed::open(index, inner.node, &inner.options, name, stop, tasks, metrics).await
+        Box::pin(Feed::open(index, inner.node, &inner.options, name, stop, tasks, metrics)).await
     }
 
     /// Publishes a request and waits for its reply, both until `deadline`. Requests with the same

@@ -109,7 +109,7 @@ impl Node {
     /// When a file, a key, a URL or an address of the config cannot be used; the error names it.
     pub async fn start(config: Config, source: Option<Source>) -> Result<Self, ServerError> {
         let core = build::core(&config).await?;
-        let served = build::served(&config, &core, None).await?;
+        let served = Box::pin(build::served(&config, &core, None)).await?;
         core.cluster.set_ways(served.rules.doors.targets().map(Door::way));
         build::open_hubs(&config, &core).await;
         let mut doors = Vec::new();

@@ -133,3 +133,38 @@ async fn a_taken_port_is_named() {
     let (ok, said) = on_config("serve", &config).await;
     assert!(!ok && said.contains(&address), "{said}");
 }
+
+#[tokio::test]
+async fn a_bridge_and_a_node_have_each_their_own_config() {
+    const BRIDGE: &str = "bridge: {hub: app, backend: {http: 'http://127.0.0.1:1/'}}\n";
+    let nats = NatsServer::without_jetstream().await;
+    let of_bridge = format!("nats: {{servers: ['{}']}}\n{BRIDGE}", nats.url());
+    let (ok, said) = on_config("serve", &of_bridge).await;
+    assert!(!ok && said.contains("routes: there are none, only a bridge"), "{said}");
+    let of_node = format!("listeners: {{plain: {{address: '127.0.0.1:0'}}}}\n{ROUTE}");
+    let (ok, said) = on_config("bridge", &of_node).await;
+    assert!(!ok && said.contains("bridge: the config has no such section"), "{said}");
+    let (ok, said) = on_config("check", &of_bridge).await;
+    assert!(ok && said.contains("hub app, queue group workers"), "{said}");
+    let unreadable = of_bridge.replace("/'}", "/', secret_file: /nowhere/secret}");
+    for command in ["bridge", "check"] {
+        let (ok, said) = on_config(command, &unreadable).await;
+        assert!(!ok && said.contains("backend.secret_file"), "{command}: {said}");
+        assert!(said.contains("/nowhere/secret"), "{command}: {said}");
+    }
+
+    let short = ["bridge", "--nats", "nats://n:4222", "--hub", "app", "--to", "http://a:1/e"];
+    let shown = moorline(&[&short[..], &["--queue", "q", "--print-config"]].concat());
+    let (ok, said) = finish(shown).await;
+    for line in ["hub: app", "queue: q", "http: http://a:1/e", "- nats://n:4222"] {
+        assert!(ok && said.contains(line), "{line} in {said}");
+    }
+    for (wrong, expected) in [
+        (&["--dialect", "other"][..], "cloudevents"),
+        (&["-c", "file.yaml"], "cannot be used with"),
+        (&["--hub", "a.b"], "cannot be used multiple times"),
+    ] {
+        let (ok, said) = finish(moorline(&[&short[..], wrong].concat())).await;
+        assert!(!ok && said.contains(expected), "{wrong:?}: {said}");
+    }
+}

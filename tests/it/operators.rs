@@ -53,7 +53,13 @@ async fn the_metrics_are_those_on_the_list() {
     client.close().await;
     let _ = Request::new("/nowhere").connect(node.ws()).await;
     node.wait_for("connection ended", |_| true);
-    let page = node.metrics().await;
+    let mut page = node.metrics().await;
+    let bridge = Node::bridge(
+        "nats: {servers: ['nats://127.0.0.1:1']}\nbridge: {backend: {http: http://127.0.0.1:1/}}\n",
+    );
+    for line in bridge.metrics().await.lines().filter(|line| line.contains("moorline_bridge_")) {
+        page += &format!("{line}\n");
+    }
     let labels = |name: &str| -> BTreeSet<String> {
         let of = |line: &&str| {
             let series = line.split([' ', '{']).next().unwrap();

@@ -109,7 +109,7 @@ impl Node {
         if let Some(key) = difference::first_fixed(&self.config, &config) {
             return Err(ServerError::NeedsRestart(key));
         }
-        let served = build::served(&config, &self.core, Some(&self.served)).await?;
+        let served = Box::pin(build::served(&config, &self.core, Some(&self.served))).await?;
         let jwks = |config: &Config| config.jwt.as_ref().and_then(|jwt| jwt.jwks.clone());
         // Without its keys, a new key set would turn everybody away whom the old one lets in.
         if let Some(verifier) =
