@@ -64,7 +64,8 @@ pub struct Passthrough {
     clients: Permits,
     /// Where events for backends go, which clients must not forge.
     guarded: Guarded,
-    metrics: Metrics,
+    /// Shared with each request, whose count outlives its answer's head.
+    metrics: Arc<Metrics>,
     /// The gate before log lines about an upstream in trouble.
     trouble: LogLimit,
 }
@@ -123,7 +124,7 @@ impl Passthrough {
             places: Places::new(settings, metrics.passthrough_in_flight()),
             clients: Permits::new(settings.max_clients),
             guarded: Guarded::new(guarded),
-            metrics: metrics.clone(),
+            metrics: Arc::new(metrics.clone()),
             trouble: LogLimit::new(),
         })
     }

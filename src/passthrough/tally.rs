@@ -28,7 +28,7 @@ pub(super) struct Tally {
     /// Bytes of the answer's body so far.
     sent: u64,
     progress: Arc<Progress>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
 }
 
 /// The client left before the end of the answer.
@@ -44,7 +44,7 @@ impl Tally {
         id: ConnectionId,
         request: &Request<B>,
         origin: Origin,
-        metrics: &Metrics,
+        metrics: &Arc<Metrics>,
     ) -> Self {
         Self {
             id,
@@ -56,7 +56,7 @@ impl Tally {
             result: None,
             sent: 0,
             progress: Arc::new(Progress::new()),
-            metrics: metrics.clone(),
+            metrics: Arc::clone(metrics),
         }
     }
 

@@ -116,6 +116,6 @@ fn of_kind(is_text: bool, payload: bytes::Bytes) -> Result<Message, tungstenite:
 }
 
 #[expect(clippy::disallowed_methods, reason = "bare: nothing is tracked")]
-fn spawn(future: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(future);
 }

@@ -16,6 +16,7 @@ mod echo;
 mod latency;
 mod handshake;
 mod fanout;
+mod passthrough;
 mod slow;
 mod neighbours;
 mod report;
@@ -58,6 +59,9 @@ struct Arguments {
     /// Be the echo worker
     #[arg(long, hide = true, requires = "nats")]
     worker: bool,
+    /// Be the HTTP server behind
+    #[arg(long, hide = true)]
+    upstream: bool,
     #[arg(long, hide = true)]
     nats: Option<String>,
     #[arg(long, hide = true)]
@@ -81,6 +85,8 @@ enum Measure {
     Fanout,
     /// Pushes to many small groups
     Groups,
+    /// CPU per plain request to an HTTP server behind
+    Passthrough,
     /// Handshakes beside clients at one byte a second
     Slow,
     /// Latency beside clients that send too much or read nothing
@@ -144,6 +150,7 @@ fn main() -> anyhow::Result<()> {
             runtime.block_on(bare::run(&nats, &certificate, &key))
         }
         (Some(nats), ..) if arguments.worker => runtime.block_on(worker::run(&nats)),
+        _ if arguments.upstream => runtime.block_on(passthrough::upstream()),
         _ => {
             let mut scale = if arguments.quick { QUICK } else { WHOLE };
             let most = usize::try_from(descriptors)?.saturating_sub(SPARE_DESCRIPTORS);
@@ -194,6 +201,10 @@ async fn measure(
         Box::pin(fanout::measure(&stage, scale.groups, scale, &mut report))
             .await
             .context("groups")?;
+    }
+    if wanted(Measure::Passthrough) {
+        let measured = Box::pin(passthrough::measure(&stage, scale, &mut report));
+        measured.await.context("passthrough")?;
     }
     if wanted(Measure::Slow) {
         Box::pin(slow::measure(&stage, scale, &mut report)).await.context("slow")?;

@@ -35,7 +35,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 const SAMPLE: Duration = Duration::from_millis(200);
 /// By default a plan allows 1,000 messages a second, of which a hundredfold cannot be made here, and
 /// a write may stand still for 10 s, before which there is the time in which it does not yet.
-const SETTINGS: [Setting; 2] = [
+const SETTINGS: [Setting<'static>; 2] = [
     ("MOORLINE_PLANS__DEFAULT__CONNECTION__INBOUND__MESSAGES", "{per_second: 5, burst: 5}"),
     ("MOORLINE_HEARTBEAT__WRITE_TIMEOUT", "5s"),
 ];

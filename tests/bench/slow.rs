@@ -25,7 +25,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// How long each stage may take: by default for TLS and the request head; a message has 30 s by
 /// default, which would make the rounds long.
 const DEADLINE: Duration = Duration::from_secs(10);
-const SETTINGS: [Setting; 3] = [
+const SETTINGS: [Setting<'static>; 3] = [
     ("MOORLINE_LIMITS__TLS_TIMEOUT", "10s"),
     ("MOORLINE_LIMITS__HEAD_TIMEOUT", "10s"),
     ("MOORLINE_HEARTBEAT__MESSAGE_TIMEOUT", "10s"),

@@ -42,7 +42,7 @@ pub(crate) enum Side {
 }
 
 /// A key of moorline's config and its value, as an environment variable.
-pub(crate) type Setting = (&'static str, &'static str);
+pub(crate) type Setting<'a> = (&'static str, &'a str);
 
 /// A relay that runs.
 pub(crate) struct Relay {
@@ -117,7 +117,7 @@ impl Stage {
     }
 
     /// Starts moorline with another config.
-    pub(crate) async fn start_with(&self, settings: &[Setting]) -> anyhow::Result<Relay> {
+    pub(crate) async fn start_with(&self, settings: &[Setting<'_>]) -> anyhow::Result<Relay> {
         self.started(self.run_moorline(Side::Moorline, MOORLINE.as_ref(), settings)?).await
     }
 
@@ -135,7 +135,7 @@ impl Stage {
         &self,
         side: Side,
         program: &Path,
-        settings: &[Setting],
+        settings: &[Setting<'_>],
     ) -> anyhow::Result<Relay> {
         let name = if side == Side::Moorline { "moorline" } else { self.other() };
         let config = self.path(CONFIG);
@@ -166,6 +166,11 @@ impl Stage {
         Ok(Relay { name, side: Side::Other, process, wss, ws: None, groups: bare::GROUPS })
     }
 
+    /// A folder that goes with the stage.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -178,6 +183,10 @@ impl Side {
 impl Door {
     fn new(address: SocketAddr, tls: Option<TlsConnector>, token: Option<String>) -> Self {
         Self { address, way: Way::Loopback, tls, path: "/ws".to_owned(), token }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// A new client.
