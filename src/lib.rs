@@ -21,7 +21,7 @@
 //! fuzzing                                        any bytes through each door (tests and fuzzers only)
 //! cli
 //! server                                         build, reload, drain
-//! edge  management  admin                        clients' door | backends' door | operators' door
+//! edge  management  admin  bridge                clients' door | backends' door | operators' door | queue group -> HTTP service
 //! handshake                                      opening handshake, refusals, Origin
 //! passthrough                                    the upstream, for everything else
 //! connection                                     one connection's life: machine, driver, socket
@@ -55,6 +55,7 @@ pub mod passthrough;
 pub mod edge;
 pub mod management;
 pub mod admin;
+pub mod bridge;
 pub mod server;
 pub mod cli;
 #[cfg(any(test, fuzzing))]

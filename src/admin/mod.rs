@@ -1,14 +1,13 @@
 //! The operators' door: whether the node lives, whether it wants clients, what it counts, and the wish
 //! that it drains.
 //!
-//! Liveness depends on nothing but this process. Readiness waits until NATS was reached once, with
-//! JetStream and all that was revoked where those are required, and ends when the node drains; a later
-//! outage of NATS does not end it, because all nodes would leave
-//! the load balancer at once.
+//! Liveness depends on nothing but this process. Readiness waits for what the process says that it waits
+//! for, and ends when it drains.
 
 mod drain;
 
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,11 +22,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
-use crate::auth::Revocations;
-use crate::cluster::Cluster;
 use crate::limits::{Permit, Permits};
 use crate::metrics::Metrics;
-use crate::nats::Nats;
 use crate::task::Tasks;
 
 pub use drain::{Drain, Progress, Stage};
@@ -37,13 +33,9 @@ pub use drain::{Drain, Progress, Stage};
 pub struct Admin {
     /// The counters.
     pub metrics: Metrics,
-    /// The connection to NATS, if there is one.
-    pub nats: Option<Nats>,
-    /// What was revoked: the node is not ready before it knows.
-    pub revocations: Revocations,
-    /// The node's part in the fleet: without it some clients would be turned away.
-    pub cluster: Cluster,
-    /// The node's drain: it is not ready once that began.
+    /// Whether it waits for anything before it is ready.
+    pub readiness: Readiness,
+    /// Its drain: it is not ready once that began.
     pub drain: Drain,
     /// Places for requests at the same time.
     pub places: Permits,
@@ -52,6 +44,22 @@ pub struct Admin {
     pub waiting: Permits,
     /// Where the tasks of this door run.
     pub tasks: Tasks,
+}
+
+/// What a process waits for before it is ready; none when it is.
+pub struct Readiness(Box<dyn Fn() -> Option<&'static str> + Send + Sync>);
+
+impl Readiness {
+    /// Asked each time an operator asks. The answer is one line.
+    pub fn new(waits_for: impl Fn() -> Option<&'static str> + Send + Sync + 'static) -> Self {
+        Self(Box::new(waits_for))
+    }
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Readiness").field(&(self.0)()).finish()
+    }
 }
 
 /// An operator's request takes no longer than this, whatever its client does; one that waits for the
@@ -151,14 +159,7 @@ impl Admin {
         if self.drain.has_begun() {
             return Some("draining\n");
         }
-        let reached = self.nats.as_ref().is_none_or(Nats::was_connected);
-        if !reached {
-            return Some("NATS was not reached yet\n");
-        }
-        if self.cluster.is_starting() {
-            return Some("the node has no lease in JetStream yet\n");
-        }
-        (!self.revocations.are_known()).then_some("revocations were not loaded yet\n")
+        (self.readiness.0)()
     }
 }
 
@@ -183,8 +184,6 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::config::Limits;
-    use crate::hub::{Fleet, Table};
 
     async fn asks(admin: &Arc<Admin>, listener: &TcpListener, line: &str) -> TcpStream {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -206,14 +205,9 @@ mod tests {
     async fn who_waits_for_the_end_of_the_drain_takes_no_place_from_probes() {
         let (places, waiting) = (Permits::new(1), Permits::new(2));
         let (drain, tasks) = (Drain::new(), Tasks::new());
-        let metrics = Metrics::new();
-        let table = Table::new(&Limits::default(), &metrics);
-        let fleet = Fleet::solo(table.clone());
         let admin = Admin {
-            nats: None,
-            cluster: Cluster::solo(&table, &fleet, &tasks, &metrics),
-            revocations: Revocations::solo(Duration::from_secs(60), table, &tasks),
-            metrics,
+            metrics: Metrics::new(),
+            readiness: Readiness::new(|| None),
             drain: drain.clone(),
             places,
             waiting,

@@ -3,6 +3,7 @@
 
 mod serve;
 mod dev;
+mod bridge;
 mod check;
 mod token;
 mod management;
@@ -29,6 +30,7 @@ enum Command {
     Serve(serve::Serve),
     Dev(dev::Dev),
     Check(check::Check),
+    Bridge(bridge::Run),
     Token(token::Mint),
     Publish(publish::Publish),
     Connections(connections::Connections),
@@ -44,6 +46,7 @@ pub async fn run() -> anyhow::Result<ExitCode> {
         Command::Serve(serve) => Box::pin(serve.run()).await,
         Command::Dev(dev) => Box::pin(dev.run()).await,
         Command::Check(check) => Box::pin(check.run()).await,
+        Command::Bridge(bridge) => Box::pin(bridge.run()).await,
         Command::Token(mint) => mint.run(),
         Command::Publish(publish) => Box::pin(publish.run()).await,
         Command::Connections(connections) => Box::pin(connections.run()).await,

@@ -87,7 +87,7 @@ fn raise_descriptor_limit(needed: u64) {
 
 /// Turns the process's signals into the node's, for as long as the process lives.
 #[expect(clippy::disallowed_methods, reason = "belongs to the process, not to the node's tasks")]
-fn listen_for_signals(signals: &Signals) -> std::io::Result<()> {
+pub(super) fn listen_for_signals(signals: &Signals) -> std::io::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hup: Signal = signal(SignalKind::hangup())?;
     let signals = signals.clone();

@@ -159,5 +159,5 @@ const PREFIX: &str = "MOORLINE_";
 
 /// The sections whose names alone are a mistake. `log` is not among them: `MOORLINE_LOG` is the
 /// level for one run, as `RUST_LOG` is elsewhere.
-const SECTIONS: [&str; 8] =
-    ["listeners", "nats", "jwt", "upstream", "routes", "heartbeat", "limits", "shutdown"];
+const SECTIONS: [&str; 9] =
+    ["listeners", "nats", "jwt", "upstream", "routes", "bridge", "heartbeat", "limits", "shutdown"];

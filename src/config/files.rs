@@ -46,9 +46,12 @@ impl Config {
                 files.file("jwt.jwks.ca", jwks.ca.as_ref());
             }
         }
-        for (i, route) in self.routes.iter().enumerate() {
-            if let Backend::Http(backend) = &route.backend {
-                let at = format!("routes[{i}].backend");
+        let of_routes = self.routes.iter().enumerate();
+        let of_routes =
+            of_routes.map(|(i, route)| (format!("routes[{i}].backend"), &route.backend));
+        let of_bridge = self.bridge.iter().map(|bridge| ("bridge.backend".into(), &bridge.backend));
+        for (at, backend) in of_routes.chain(of_bridge) {
+            if let Backend::Http(backend) = backend {
                 files.secret(&format!("{at}.secret_file"), backend.secret_file.as_ref());
                 files.file(&format!("{at}.ca"), backend.ca.as_ref());
                 let grip = backend.grip.as_ref().map(|grip| &grip.key_file);

@@ -13,6 +13,7 @@ mod upstream;
 mod plan;
 mod backend;
 mod route;
+mod bridge;
 mod limits;
 mod load;
 mod source;
@@ -31,6 +32,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use backend::{Backend, Dialect, Grip, HttpBackend, Urls};
+pub use bridge::Bridge;
 pub use environment::process_environment;
 pub use error::{ConfigError, Position, Problem};
 pub use jwt::{Jwks, Jwt, JwtAlgorithm, JwtClaims, JwtKey, JwtSources};
@@ -50,6 +52,7 @@ pub use schema::schema;
 pub use secret::SecretSource;
 pub use units::{Period, Size};
 pub use upstream::{Upstream, UpstreamUrl};
+pub(crate) use validate::is_repeatable;
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -68,6 +71,8 @@ pub struct Config {
     pub upstream: Option<Upstream>,
     /// Which handshakes are taken, and what happens to their messages.
     pub routes: Vec<Route>,
+    /// What `moorline bridge` does. A node does not look at it.
+    pub bridge: Option<Bridge>,
     /// Rate limits by name. A route names its plan, a token may name another by its `plan` claim.
     /// `default` is the plan of a route that names none; it is there unless it is written.
     pub plans: BTreeMap<String, Plan>,

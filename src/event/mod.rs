@@ -4,15 +4,17 @@
 mod peer;
 mod trace;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 pub use peer::{Certificate, Forwarded, Offer, Params, Peer, TokenFacts};
 pub use trace::Trace;
 
-use crate::close::Close;
+use crate::close::{Cause, Close};
 use crate::config::EventKind;
 use crate::id::{GroupName, UserId};
 use crate::message::Message;
@@ -244,15 +246,36 @@ impl EventBody {
     }
 }
 
+/// The data of a disconnected event.
+#[derive(Debug, Serialize, Deserialize)]
+struct End<'a> {
+    code: u16,
+    cause: Cow<'a, str>,
+    reason: Cow<'a, str>,
+    duration_ms: u64,
+}
+
 impl Ended {
     fn to_json(&self) -> Bytes {
-        let json = serde_json::json!({
-            "code": self.close.code,
-            "cause": self.close.cause.as_str(),
-            "reason": self.close.reason,
-            "duration_ms": u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
-        });
-        Bytes::from(json.to_string())
+        let end = End {
+            code: self.close.code,
+            cause: self.close.cause.as_str().into(),
+            reason: self.close.reason.as_ref().into(),
+            duration_ms: u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
+        };
+        // A struct of plain fields has a JSON form.
+        Bytes::from(serde_json::to_vec(&end).unwrap_or_default())
+    }
+
+    /// The end of a disconnected event's data, if they are one.
+    #[must_use]
+    pub fn parse(json: &[u8]) -> Option<Self> {
+        let end: End<'_> = serde_json::from_slice(json).ok()?;
+        let cause = Cause::ALL.iter().find(|cause| cause.as_str() == end.cause);
+        // A newer node may know more causes; code and reason are then as it says.
+        let cause = cause.copied().unwrap_or(Cause::NodeLost);
+        let close = Close::said(cause, end.code, &end.reason);
+        Some(Self { close, duration: Duration::from_millis(end.duration_ms) })
     }
 }
 

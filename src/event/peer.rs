@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Route;
 use crate::id::{ConnectionId, TokenId, UserId};
@@ -61,7 +61,8 @@ pub type Params = Box<[(Box<str>, Box<str>)]>;
 pub type Forwarded = Box<[(HeaderName, HeaderValue)]>;
 
 /// What a client shows when it asks to come in; the data of a connect event.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Offer {
     /// The raw query string, without a token that came in it.
     pub query: String,
@@ -80,7 +81,7 @@ pub struct Offer {
 }
 
 /// A client certificate, already checked against the listener's authorities.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
     /// The subject's distinguished name (RFC 4514).
     pub subject: String,
@@ -146,6 +147,12 @@ impl Peer {
 }
 
 impl Offer {
+    /// The offer of a connect event's data, if they are one. What is missing is empty.
+    #[must_use]
+    pub fn parse(json: &[u8]) -> Option<Self> {
+        serde_json::from_slice(json).ok()
+    }
+
     /// The offer as the data of a connect event.
     pub(super) fn to_json(&self) -> Bytes {
         Bytes::from(serde_json::to_vec(self).unwrap_or_default())

@@ -92,6 +92,24 @@ pub(super) fn register() -> Metrics {
             "Times that a server of a backend behind HTTP was left alone after failures in a row.",
             &place,
         ),
+        bridge_events: counters(
+            r,
+            "bridge_events_total",
+            "Events that a bridge has answered, by what came of them.",
+            &["hub", "outcome"],
+        ),
+        bridge_joined: gauges(
+            r,
+            "bridge_joined",
+            "Whether a bridge is in its queue group: 1, or 0 while its service cannot be reached.",
+            &["hub"],
+        ),
+        bridge_lost_replies: counters(
+            r,
+            "bridge_lost_replies_total",
+            "Replies of a bridge that could not be given to NATS.",
+            &["hub"],
+        ),
         ping_rtt: histograms(r, "ping_rtt_seconds", "Time from a ping to its pong.", &place, FAST),
         limited: counters(
             r,

@@ -6,12 +6,14 @@
 mod families;
 mod route;
 mod circuits;
+mod bridge;
 
 use prometheus::{
     Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
     TextEncoder,
 };
 
+pub use bridge::{BridgeMetrics, NOT_AN_EVENT, NOT_CARRIED};
 pub use circuits::Circuits;
 pub use route::RouteMetrics;
 
@@ -32,6 +34,9 @@ pub struct Metrics {
     backend_held: IntGaugeVec,
     circuits_open: IntGaugeVec,
     circuits_opened: IntCounterVec,
+    bridge_events: IntCounterVec,
+    bridge_joined: IntGaugeVec,
+    bridge_lost_replies: IntCounterVec,
     ping_rtt: HistogramVec,
     limited: IntCounterVec,
     outbox_bytes: IntGaugeVec,
@@ -90,6 +95,12 @@ impl Metrics {
     #[must_use]
     pub fn circuits(&self, hub: &str, route: &str) -> Circuits {
         Circuits::new(self, hub, route)
+    }
+
+    /// The handles of a bridge.
+    #[must_use]
+    pub fn bridge(&self, hub: &str) -> BridgeMetrics {
+        BridgeMetrics::new(self, hub)
     }
 
     /// One handshake ended: `result` is `accepted`, a refusal's word, or `vanished`.

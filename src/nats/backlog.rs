@@ -30,6 +30,8 @@ struct Waiting {
     /// Each with the bytes that it takes.
     messages: VecDeque<(usize, Delivery)>,
     bytes: usize,
+    /// Nothing more will come.
+    is_closed: bool,
     /// Who found nothing.
     taker: Option<Waker>,
 }
@@ -83,10 +85,23 @@ impl Backlog {
         true
     }
 
-    /// Takes the first message. Only the last who asked is woken.
-    pub(super) fn poll_next(&self, cx: &Context<'_>) -> Poll<Delivery> {
+    /// Tells that nothing more will come.
+    pub(super) fn close(&self) {
+        let mut waiting = self.lock();
+        waiting.is_closed = true;
+        let taker = waiting.taker.take();
+        drop(waiting);
+        taker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Takes the first message; none once there is none and nothing more will come. Only the last who
+    /// asked is woken.
+    pub(super) fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Delivery>> {
         let mut waiting = self.lock();
         let Some((size, message)) = waiting.messages.pop_front() else {
+            if waiting.is_closed {
+                return Poll::Ready(None);
+            }
             waiting.taker = Some(cx.waker().clone());
             return Poll::Pending;
         };
@@ -95,7 +110,7 @@ impl Backlog {
             waiting.messages = VecDeque::new();
         }
         self.room.give(size);
-        Poll::Ready(message)
+        Poll::Ready(Some(message))
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -139,7 +154,7 @@ mod tests {
 
     fn take(backlog: &Backlog) -> Option<Delivery> {
         match backlog.poll_next(&Context::from_waker(Waker::noop())) {
-            Poll::Ready(message) => Some(message),
+            Poll::Ready(message) => message,
             Poll::Pending => None,
         }
     }

@@ -5,7 +5,7 @@
 //! reconnect, and who reads it on the next client when one has ended. What is published in between is
 //! missed, as is what there is no room for; [`Feed::gaps`] tells of both.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use super::backlog::{Backlog, ROOM, Room};
 use super::link::Link;
 use super::options::Options;
-use super::reading::{Newcomer, Reading, read_all};
+use super::reading::{Newcomer, Reading, Source, read_all};
 use super::status::Status;
-use super::{Filter, RequestError};
+use super::{Filter, Member, NatsError, Reply, RequestError};
+use crate::config;
 use crate::id::NodeId;
 use crate::message;
 use crate::metrics::Metrics;
@@ -76,15 +77,16 @@ impl Feed {
         index: usize,
         node: NodeId,
         options: &Options,
+        name: String,
         stop: CancellationToken,
         tasks: &Tasks,
         metrics: &Metrics,
     ) -> Self {
-        let servers = options.servers.clone();
-        let connect = options.connect.clone().name(format!("moorline {node} feed"));
+        let options = options.clone();
+        let connect = options.connect.name(name);
         let connect = connect.subscription_capacity(CAPACITY).read_buffer_capacity(READ);
         let status = Arc::new(Status::of_feed(metrics));
-        let options = Arc::new(Options { servers, connect });
+        let options = Arc::new(Options { connect, ..options });
         let link = Link::new(index, node, options, Arc::clone(&status));
         let replies = link.open().await;
         let (newcomers, new) = mpsc::channel(NEWCOMERS);
@@ -94,23 +96,51 @@ impl Feed {
         Self { link, status, room: Room::new(ROOM), newcomers }
     }
 
+    /// The only connection of a bridge, which asks nothing of NATS but messages. Returns at once, also
+    /// while no server can be reached; kept up until `stop`.
+    ///
+    /// # Errors
+    /// When the config names no usable server or identity.
+    pub async fn of_bridge(
+        config: &config::Nats,
+        id: NodeId,
+        tls: Option<rustls::ClientConfig>,
+        stop: CancellationToken,
+        tasks: &Tasks,
+        metrics: &Metrics,
+    ) -> Result<Self, NatsError> {
+        let options = Options::read(config, id, tls)?.of_bridge(id);
+        let name = format!("moorline bridge {id}");
+        Ok(Self::open(0, id, &options, name, stop, tasks, metrics).await)
+    }
+
     /// Subscribes, also while the connection is down. Every copy of a message comes once.
     ///
     /// Cancel safe.
     pub async fn subscribe(&self, filter: Filter) -> Subscription {
-        let subscriber = timeout(SUBSCRIBE_TIMEOUT, self.link.subscribe(&filter.to_nats())).await;
-        let backlog = Arc::new(Backlog::new(&self.room));
-        let reading = Reading {
-            link: Arc::clone(&self.link),
-            status: Arc::clone(&self.status),
-            filter,
-            subscriber: subscriber.ok(),
-            backlog: Arc::clone(&backlog),
-        };
+        let (reading, backlog) = self.reading(Source { filter, queue: None }).await;
         let (newcomer, reading) = reading.into_newcomer();
         // The task that takes it ends with the connection only.
         let _ = self.newcomers.send(newcomer).await;
         Subscription { backlog, reading }
+    }
+
+    /// Joins a queue group, also while the connection is down: of each message one member of the group has
+    /// a copy.
+    ///
+    /// Cancel safe.
+    pub async fn join(&self, filter: Filter, queue: &str) -> Member {
+        let (reading, backlog) = self.reading(Source { filter, queue: Some(queue.into()) }).await;
+        let (newcomer, member) = reading.into_member(backlog);
+        let _ = self.newcomers.send(newcomer).await;
+        member
+    }
+
+    async fn reading(&self, source: Source) -> (Reading, Arc<Backlog>) {
+        let subscriber = timeout(SUBSCRIBE_TIMEOUT, self.link.subscribe(&source)).await.ok();
+        let backlog = Arc::new(Backlog::new(&self.room));
+        let (feed, taken) = (self.clone(), Arc::clone(&backlog));
+        (Reading { feed, source, subscriber, backlog }, taken)
     }
 
     /// Waits until the server has every subscription that was made before; false when that is not
@@ -141,7 +171,31 @@ impl Feed {
         payload: impl Into<Bytes>,
         deadline: Instant,
     ) -> bool {
-        self.link.publish(reply, payload.into(), deadline).await
+        self.link.publish(reply, HeaderMap::new(), payload.into(), deadline).await.is_ok()
+    }
+
+    /// Publishes a reply to a request. While the connection is away it waits for it, until `deadline`: who
+    /// asked may be on another one. Cancel safe.
+    ///
+    /// # Errors
+    /// One of those after which nothing was published.
+    pub async fn reply(
+        &self,
+        to: &async_nats::Subject,
+        reply: Reply,
+        deadline: Instant,
+    ) -> Result<(), RequestError> {
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
+        loop {
+            let up = timeout_at(deadline, self.status.up()).await;
+            up.map_err(|_| RequestError::NotConnected)?;
+            let (to, Reply { headers, payload, .. }) = (to.clone(), reply.clone());
+            match self.link.publish(to, headers, payload, deadline).await {
+                // The library knows of it a moment before it tells.
+                Err(RequestError::NotConnected) => sleep(backoff.delay()).await,
+                published => return published,
+            }
+        }
     }
 
     /// Changes whenever messages may have been missed: a subscription was full, or the connection was
@@ -149,6 +203,11 @@ impl Feed {
     #[must_use]
     pub fn gaps(&self) -> watch::Receiver<u64> {
         self.status.gaps()
+    }
+
+    /// A message came that there was no room for.
+    pub(super) fn was_slow(&self) {
+        self.status.was_slow(self.link.index());
     }
 
     /// The most bytes of headers and payload together that the server takes.
@@ -167,7 +226,11 @@ impl Feed {
 impl Subscription {
     /// The next message. Cancel safe.
     pub async fn next(&mut self) -> Delivery {
-        poll_fn(|cx| self.backlog.poll_next(cx)).await
+        match poll_fn(|cx| self.backlog.poll_next(cx)).await {
+            Some(delivery) => delivery,
+            // Only what a member reads ever ends.
+            None => pending().await,
+        }
     }
 }
 

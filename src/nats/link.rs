@@ -23,9 +23,10 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::options::Options;
+use super::reading::Source;
 use super::slots::{Replies, Slots, Ticket};
 use super::status::Status;
-use super::{INBOX, Reply, RequestError, Subject};
+use super::{Reply, RequestError, Subject};
 use crate::id::NodeId;
 use crate::task::Backoff;
 
@@ -64,7 +65,7 @@ impl Link {
     ) -> Arc<Self> {
         Arc::new(Self {
             index,
-            inbox: format!("{INBOX}.{node}.{index}."),
+            inbox: format!("{}.{node}.{index}.", options.inbox),
             options,
             client: ArcSwapOption::empty(),
             renewed: watch::Sender::new(()),
@@ -214,27 +215,41 @@ impl Link {
         Ok(Pending { ticket })
     }
 
-    /// Publishes what nobody answers; false when it was not, until `deadline`.
+    /// Publishes what nobody answers, until `deadline`.
     pub(super) async fn publish(
         &self,
         subject: async_nats::Subject,
+        headers: HeaderMap,
         payload: Bytes,
         deadline: Instant,
-    ) -> bool {
-        let Some(client) = self.connected_client() else { return false };
-        let published = timeout_at(deadline, client.publish(subject, payload)).await;
-        matches!(published, Ok(Ok(())))
+    ) -> Result<(), RequestError> {
+        let client = self.connected_client().ok_or(RequestError::NotConnected)?;
+        let size = payload.len();
+        let published = async {
+            if headers.is_empty() {
+                client.publish(subject, payload).await
+            } else {
+                client.publish_with_headers(subject, headers, payload).await
+            }
+        };
+        let published = timeout_at(deadline, published).await.map_err(|_| RequestError::Full)?;
+        published.map_err(|error| refused(&error, &client, size))
     }
 
-    /// Asks for a subscription, by the present client or the next one that there is. The library asks
-    /// again after each reconnect. Cancel safe.
-    pub(super) async fn subscribe(&self, filter: &async_nats::Subject) -> Subscriber {
+    /// Asks for a subscription, or for a place in a queue group, by the present client or the next one
+    /// that there is. The library asks again after each reconnect. Cancel safe.
+    pub(super) async fn subscribe(&self, source: &Source) -> Subscriber {
         let mut renewed = self.renewed.subscribe();
         loop {
-            if let Some(client) = self.client.load_full()
-                && let Ok(subscriber) = client.subscribe(filter.clone()).await
-            {
-                return subscriber;
+            if let Some(client) = self.client.load_full() {
+                let subject = source.filter.to_nats();
+                let subscribed = match &source.queue {
+                    None => client.subscribe(subject).await,
+                    Some(queue) => client.queue_subscribe(subject, queue.to_string()).await,
+                };
+                if let Ok(subscriber) = subscribed {
+                    return subscriber;
+                }
             }
             // It cannot end with an error: the sender is in `self`.
             let _ = renewed.changed().await;
@@ -317,14 +332,20 @@ fn published<'a>(
 ) -> impl Future<Output = Result<(), RequestError>> + 'a {
     poll_fn(move |cx| match ticket.poll_lost(cx) {
         Poll::Ready(()) => Poll::Ready(Err(RequestError::NotConnected)),
-        Poll::Pending => publish.as_mut().poll(cx).map(|published| {
-            published.map_err(|error| match error.kind() {
-                PublishErrorKind::MaxPayloadExceeded => {
-                    RequestError::TooLarge { size, maximum: client.max_payload() }
-                }
-                PublishErrorKind::InvalidSubject => RequestError::Invalid,
-                PublishErrorKind::Send => RequestError::NotConnected,
-            })
-        }),
+        Poll::Pending => publish
+            .as_mut()
+            .poll(cx)
+            .map(|published| published.map_err(|error| refused(&error, client, size))),
     })
+}
+
+/// Why the library did not publish a payload of this size.
+fn refused(error: &PublishError, client: &Client, size: usize) -> RequestError {
+    match error.kind() {
+        PublishErrorKind::MaxPayloadExceeded => {
+            RequestError::TooLarge { size, maximum: client.max_payload() }
+        }
+        PublishErrorKind::InvalidSubject => RequestError::Invalid,
+        PublishErrorKind::Send => RequestError::NotConnected,
+    }
 }

@@ -9,6 +9,7 @@ mod options;
 mod link;
 mod backlog;
 mod reading;
+mod member;
 mod feed;
 mod gather;
 mod store;
@@ -32,6 +33,7 @@ pub use feed::{Delivery, Feed, Subscription};
 pub use gather::Answers;
 pub use link::Pending;
 pub use log_limit::LogLimit;
+pub use member::Member;
 pub(crate) use store::REQUEST_TIMEOUT;
 pub use store::{Bucket, Key, Page, Record, Revision, Store, StoreError};
 pub use subject::{Channel, Filter, Subject, SubjectError, Subjects};
@@ -165,6 +167,8 @@ pub enum RequestError {
 /// The first token of every inbox of ours. Not the usual `_INBOX`: who may subscribe to `_INBOX.>`,
 /// as most clients may, must not read the replies to moorline.
 const INBOX: &str = "_INBOX_moorline";
+/// The same of a bridge.
+const BRIDGE_INBOX: &str = "_INBOX_moorline_bridge";
 
 impl Nats {
     /// Starts the connections and keeps them up for as long as a clone lives. Returns at once, also
@@ -210,7 +214,8 @@ impl Nats {
     pub async fn feed(&self, tasks: &Tasks, metrics: &Metrics) -> Feed {
         let inner = &self.inner;
         let stop = inner.stop.clone();
-        Feed::open(inner.links.len(), inner.node, &inner.options, stop, tasks, metrics).await
+        let (index, name) = (inner.links.len(), format!("moorline {} feed", inner.node));
+        Feed::open(index, inner.node, &inner.options, name, stop, tasks, metrics).await
     }
 
     /// Publishes a request and waits for its reply, both until `deadline`. Requests with the same

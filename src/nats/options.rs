@@ -5,7 +5,7 @@ use std::{cmp, time::Duration};
 
 use async_nats::{ConnectOptions, ServerAddr};
 
-use super::{INBOX, NatsError};
+use super::{BRIDGE_INBOX, INBOX, NatsError};
 use crate::config;
 use crate::config::SecretSource;
 use crate::id::NodeId;
@@ -15,6 +15,8 @@ use crate::id::NodeId;
 pub(super) struct Options {
     pub(super) servers: Vec<ServerAddr>,
     pub(super) connect: ConnectOptions,
+    /// What the inboxes of these connections begin with.
+    pub(super) inbox: &'static str,
 }
 
 /// The longest pause between two rounds over all servers, so that work resumes within 2 s of a
@@ -51,7 +53,13 @@ impl Options {
         if let Some(tls) = tls {
             connect = connect.tls_client_config(tls);
         }
-        Ok(Self { servers, connect })
+        Ok(Self { servers, connect, inbox: INBOX })
+    }
+
+    /// The same for a bridge, which is no node: its permissions need not reach to the nodes' inboxes.
+    pub(super) fn of_bridge(self, id: NodeId) -> Self {
+        let connect = self.connect.custom_inbox_prefix(format!("{BRIDGE_INBOX}.{id}.lib"));
+        Self { connect, inbox: BRIDGE_INBOX, ..self }
     }
 }
 

@@ -18,9 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Filter;
 use super::backlog::Backlog;
-use super::feed::Delivery;
-use super::link::Link;
-use super::status::Status;
+use super::feed::{Delivery, Feed};
 
 /// One subscription, read until it is aborted.
 pub(super) type Newcomer = Abortable<Pin<Box<dyn Future<Output = ()> + Send>>>;
@@ -28,12 +26,19 @@ pub(super) type Newcomer = Abortable<Pin<Box<dyn Future<Output = ()> + Send>>>;
 /// What one subscription is read from and into.
 #[derive(Debug)]
 pub(super) struct Reading {
-    pub(super) link: Arc<Link>,
-    pub(super) status: Arc<Status>,
-    pub(super) filter: Filter,
+    pub(super) feed: Feed,
+    pub(super) source: Source,
     /// None while no client has it.
     pub(super) subscriber: Option<Subscriber>,
     pub(super) backlog: Arc<Backlog>,
+}
+
+/// What is subscribed to.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) filter: Filter,
+    /// Each message comes to one member of a queue group only.
+    pub(super) queue: Option<Arc<str>>,
 }
 
 /// Messages of one subscription until others have their turn: more than the library reads in one of its.
@@ -58,20 +63,19 @@ pub(super) async fn read_all(mut newcomers: mpsc::Receiver<Newcomer>, stop: Canc
 
 impl Reading {
     /// Itself, for the task, and what ends it.
-    pub(super) fn into_newcomer(self) -> (Newcomer, AbortHandle) {
+    pub(super) fn into_newcomer(mut self) -> (Newcomer, AbortHandle) {
         let (handle, registration) = AbortHandle::new_pair();
-        (Abortable::new(Box::pin(self.run()), registration), handle)
+        (Abortable::new(Box::pin(async move { self.run().await }), registration), handle)
     }
 
-    async fn run(mut self) {
+    /// Reads without end. Cancel safe.
+    pub(super) async fn run(&mut self) {
         let mut taken = 0_usize;
         loop {
             if let Some(subscriber) = &mut self.subscriber
                 && let Some(message) = subscriber.next().await
             {
-                if !self.backlog.offer(Delivery::of_message(message)) {
-                    self.status.was_slow(self.link.index());
-                }
+                self.offer(message);
                 taken = taken.wrapping_add(1);
                 if taken.is_multiple_of(TURN) {
                     yield_now().await;
@@ -80,7 +84,19 @@ impl Reading {
             }
             // The client has ended, or never had it.
             self.subscriber = None;
-            self.subscriber = Some(self.link.subscribe(&self.filter.to_nats()).await);
+            self.subscriber = Some(self.feed.link.subscribe(&self.source).await);
         }
+    }
+
+    pub(super) fn offer(&self, message: async_nats::Message) {
+        if !self.backlog.offer(Delivery::of_message(message)) {
+            self.feed.was_slow();
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.backlog.close();
     }
 }

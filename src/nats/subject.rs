@@ -123,6 +123,12 @@ impl Subjects {
         Subject(format!("{}.{hub}.in.message.{action}", self.prefix).into())
     }
 
+    /// All events of the hub.
+    #[must_use]
+    pub fn events(&self, hub: &HubName) -> Filter {
+        Filter(format!("{}.{hub}.in.>", self.prefix).into())
+    }
+
     /// To a connection.
     #[must_use]
     pub fn connection(&self, hub: &HubName, channel: Channel, id: ConnectionId) -> Subject {

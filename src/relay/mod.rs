@@ -33,6 +33,7 @@ use crate::nats::{Nats, SubjectError};
 use crate::tls::TlsError;
 #[cfg(any(test, fuzzing))]
 use crate::{event::EventBody, nats::Reply};
+use dispatch::Carrier;
 use measure::Measure;
 
 /// The way to one route's backend. Clones share it.
@@ -137,6 +138,24 @@ impl Relay {
             Way::Echo(relay) => relay.answer(&event.body),
         };
         measure.end(outcome)
+    }
+
+    /// Ends when the backend can be reached, as far as that can be found out without an event; a worker may
+    /// still be missing. Cancel safe.
+    pub async fn reached(&self) {
+        match &self.way {
+            Way::Nats(relay) => relay.up().await,
+            Way::Http(relay) => relay.reached().await,
+            Way::Echo(_) => {}
+        }
+    }
+
+    /// Ends when a backend behind HTTP is left alone, because no server of it answers. Cancel safe.
+    pub async fn shut(&self) {
+        match &self.way {
+            Way::Http(relay) => relay.shut().await,
+            Way::Nats(_) | Way::Echo(_) => std::future::pending().await,
+        }
     }
 
     /// The route's counters.

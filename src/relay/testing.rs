@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use async_nats::HeaderMap;
+
 use crate::config::{AuthMode, Route};
 use crate::event::{Event, EventBody, Peer, Trace};
 use crate::id::{ConnectionId, HubName, NodeId, UserId};
@@ -32,6 +34,19 @@ pub(crate) fn peer(hub: &str, user: Option<&str>) -> Peer {
         since: SystemTime::UNIX_EPOCH,
         is_disowned: Default::default(),
     }
+}
+
+/// The event's headers as who subscribes reads them, each by itself.
+pub(crate) fn on_the_wire(event: &Event) -> HeaderMap {
+    let mut read = HeaderMap::new();
+    for (name, values) in super::cloudevent::headers(event).unwrap().iter() {
+        let text = format!("{name}: {}", values[0].as_str());
+        for line in text.split("\r\n") {
+            let (name, value) = line.split_once(':').unwrap();
+            read.append(name, value.trim());
+        }
+    }
+    read
 }
 
 /// The first event of that client.

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 
 use super::disk::Disk;
 use super::{Crews, ServerError};
-use crate::admin::{Admin, Drain};
+use crate::admin::{Admin, Drain, Readiness};
 use crate::auth::{AccessKeys, Minter, Revocations, Verifier};
 use crate::cluster::{Cluster, Farewells, Parts, UserQuota};
 use crate::config::{AuthMode, Backend, Config, EventKind, JetStream, Jwt, Route};
@@ -151,6 +151,9 @@ pub(super) async fn served(
     core: &Core,
     before: Option<&Served>,
 ) -> Result<Served, ServerError> {
+    if config.is_bridge_only() {
+        return Err(ServerError::NoRoutes);
+    }
     let acceptor = match (&config.listeners.public, before.map(|before| &before.rules.acceptor)) {
         (None, _) => None,
         (Some(public), Some(Some(acceptor))) => Some(acceptor.renewed(&public.tls).await?),
@@ -287,16 +290,40 @@ pub(super) fn management(core: &Core, rules: Arc<management::Rules>) -> Manageme
 
 /// Builds the operators' door.
 pub(super) fn admin(core: &Core, drain: Drain) -> Admin {
+    operators(readiness(core), drain, &core.metrics, &core.crews.operators)
+}
+
+/// The operators' door of any process.
+pub(super) fn operators(
+    readiness: Readiness,
+    drain: Drain,
+    metrics: &Metrics,
+    tasks: &Tasks,
+) -> Admin {
     Admin {
-        metrics: core.metrics.clone(),
-        nats: core.nats.clone(),
-        revocations: core.revocations.clone(),
-        cluster: core.cluster.clone(),
+        metrics: metrics.clone(),
+        readiness,
         drain,
         places: Permits::new(OPERATORS),
         waiting: Permits::new(HOOKS),
-        tasks: core.crews.operators.clone(),
+        tasks: tasks.clone(),
     }
+}
+
+/// A node waits until NATS was reached once, with JetStream and all that was revoked where those are
+/// required. A later outage of NATS does not end it, because all nodes would leave the balancer at once.
+fn readiness(core: &Core) -> Readiness {
+    let (nats, cluster) = (core.nats.clone(), core.cluster.clone());
+    let revocations = core.revocations.clone();
+    Readiness::new(move || {
+        if !nats.as_ref().is_none_or(Nats::was_connected) {
+            return Some("NATS was not reached yet\n");
+        }
+        if cluster.is_starting() {
+            return Some("the node has no lease in JetStream yet\n");
+        }
+        (!revocations.are_known()).then_some("revocations were not loaded yet\n")
+    })
 }
 
 /// The routes and the ways to their backends.

@@ -33,6 +33,12 @@ pub enum ServerError {
         "nats: {0}; `jetstream: optional` or `off` goes on without, see its comment in the config"
     )]
     NoFleet(String),
+    /// There is nothing for a node to do.
+    #[error("routes: there are none, only a bridge, which `moorline bridge` runs")]
+    NoRoutes,
+    /// There is nothing for a bridge to do.
+    #[error("bridge: the config has no such section")]
+    NoBridge,
     /// A route needs a section that is not there.
     #[error("routes[{route}]: {needs}")]
     Route {
@@ -69,6 +75,9 @@ pub enum ServerError {
     /// The stop was cut short by a second signal.
     #[error("stopped at once")]
     Aborted,
+    /// Events outlived every deadline of a bridge.
+    #[error("{0} events were left unanswered at the end of all deadlines")]
+    Unanswered(usize),
     /// Connections, or the last events of some, outlived every deadline.
     #[error("{0} connections, or their last events, were left at the end of all deadlines")]
     Undrained(usize),

@@ -9,6 +9,7 @@ mod drain;
 mod memory;
 mod listener;
 mod disk;
+mod bridge;
 mod error;
 
 use std::net::{SocketAddr, TcpListener};
@@ -29,6 +30,7 @@ use crate::task::Tasks;
 use build::{Core, Served};
 use memory::Guard;
 
+pub use bridge::BridgeProcess;
 pub(crate) use build::{key_client, largest_event, nats_tls};
 pub use error::ServerError;
 pub use reload::Source;

@@ -25,6 +25,7 @@ mod tls;
 mod relaying;
 mod http_backend;
 mod websocket_over_http;
+mod bridge;
 mod outages;
 mod pushes;
 mod management;

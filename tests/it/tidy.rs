@@ -9,7 +9,7 @@ const ROWS: &[&[&str]] = &[
     &["fuzzing"],
     &["cli"],
     &["server"],
-    &["edge", "management", "admin"],
+    &["edge", "management", "admin", "bridge"],
     &["handshake"],
     &["passthrough"],
     &["connection"],

@@ -13,7 +13,7 @@ from django.conf import settings
 
 settings.configure(
     ALLOWED_HOSTS=["*"],
-    MIDDLEWARE=["django_grip.GripMiddleware"],
+    MIDDLEWARE=[__name__ + ".subprotocol", "django_grip.GripMiddleware"],
     ROOT_URLCONF=__name__,
     SECRET_KEY="only-for-tests",
     GRIP_PROXIES=[
@@ -31,18 +31,27 @@ from gripcontrol import WebSocketMessageFormat
 ended = []
 
 
+def subprotocol(get_response):
+    """django-grip makes a response of its own, so what a view says in headers is lost."""
+
+    def middleware(request):
+        response = get_response(request)
+        if "v2" in request.headers.get("Sec-WebSocket-Protocol", ""):
+            response["Sec-WebSocket-Protocol"] = "v2"
+        return response
+
+    return middleware
+
+
 @websocket_only
 def room(request, name):
     if not request.grip.signed:
         return HttpResponse("unsigned", status=401)
-    response = HttpResponse()
     ws = request.wscontext
     if ws.is_opening():
         if request.GET.get("deny"):
             return HttpResponse("denied", status=403, content_type="text/plain")
         ws.accept()
-        if "v2" in request.headers.get("Sec-WebSocket-Protocol", ""):
-            response["Sec-WebSocket-Protocol"] = "v2"
         ws.subscribe(name)
         ws.meta["count"] = "0"
         ws.send("welcome to " + name)
@@ -70,7 +79,7 @@ def room(request, name):
         else:
             ws.meta["count"] = str(int(ws.meta["count"]) + 1)
             ws.send(ws.meta["count"] + " " + message.upper())
-    return response
+    return HttpResponse()
 
 
 def ends(request):

@@ -2,7 +2,8 @@
 # Sets up the programs that the tests drive, below the folder given as $1:
 #
 #   bin/nats-server         a real NATS server
-#   python/bin/python3      Python that can import websockets, nats, azure's Web PubSub service, django-grip
+#   python/bin/python3      Python with websockets, nats, azure's Web PubSub service, flask, django,
+#                           django-grip and waitress
 #   node/node_modules       ws, @nats-io/transport-node, @azure/web-pubsub, express, @fanoutio/serve-grip,
 #                           playwright-core
 #   (Chromium and Pushpin come from the system, see below)
@@ -86,7 +87,8 @@ install_python() {
             >"$tools/python/bin/python"
         chmod +x "$tools/python/bin/python"
         ln -s python "$tools/python/bin/python3"
-    fi && "$tools/python/bin/python" -c 'import azure.messaging.webpubsubservice, django, gripcontrol, nats, websockets'
+    fi && "$tools/python/bin/python" -c \
+        'import azure.messaging.webpubsubservice, django, flask, gripcontrol, nats, waitress, websockets'
 }
 
 install_node() {

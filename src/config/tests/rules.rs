@@ -233,6 +233,36 @@ fn tokens() {
 }
 
 #[test]
+fn a_bridge_alone_and_beside_routes() {
+    let alone = |keys: &str| format!("nats: {{}}\nbridge: {{{keys}}}");
+    let http = "backend: {http: http://a}";
+    for (keys, expected) in [
+        ("hub: app", "bridge: the key `backend` is missing"),
+        ("backend: {echo: true}", "bridge.backend: expected an HTTP service"),
+        ("backend: {nats: ''}", "bridge.backend: expected an HTTP service"),
+        ("backend: {http: ftp://a}", "bridge.backend.http: expected a URL as"),
+        (&format!("{http}, queue: ''"), "bridge.queue: expected the name of a queue group"),
+        (&format!("{http}, queue: 'a b'"), "bridge.queue: expected the name of a queue group"),
+        (&format!("{http}, queue: 'a.>'"), "bridge.queue: expected the name of a queue group"),
+        (&format!("{http}, request_timeout: 0s"), "bridge.request_timeout: expected 1ms to 10m"),
+        (&format!("{http}, hold: 2m"), "bridge.hold: expected 0s to 1m, found 2m"),
+        (&format!("{http}, max_events: 0"), "bridge.max_events: expected 1 to 1000000, found 0"),
+        (&format!("{http}, max_bytes: 1KiB"), "bridge.max_bytes: expected 64KiB to 64GiB"),
+    ] {
+        let error = yaml(&alone(keys)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{keys}: {error}");
+    }
+    let error = yaml(&format!("bridge: {{{http}}}")).unwrap_err().to_string();
+    assert!(error.contains("bridge: a bridge takes events from NATS"), "{error}");
+    let config = yaml(&alone(http)).unwrap();
+    assert!(config.is_bridge_only());
+    assert_eq!(yaml(&config.to_yaml()), Ok(config));
+    let doorless = format!("{}\nroutes: [{{path: /a, auth: none}}]", alone(http));
+    let error = yaml(&doorless).unwrap_err().to_string();
+    assert!(error.contains("listeners: no door for clients"), "{error}");
+}
+
+#[test]
 fn routes_alone() {
     let with = |keys: &str| format!("routes: [{{path: /ws, auth: none, {keys}}}]");
     for (keys, expected) in [

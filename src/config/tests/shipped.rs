@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use serde_json::Value as Json;
 
 use super::super::{
-    Heartbeat, Nats, Plan, Route, Upstream, schema,
+    Bridge, Heartbeat, Nats, Plan, Route, Upstream, schema,
     source::{Node, Value, read_yaml},
 };
 use super::*;
@@ -102,6 +102,9 @@ fn examples_of_what_has_a_default_show_it() {
     assert_eq!(Upstream { ca: None, ..upstream.clone() }, Upstream::new(upstream.url));
 
     assert_eq!(config.plans.get("default"), Some(&Plan::default()));
+
+    let bridge = config.bridge.unwrap();
+    assert_eq!(bridge, Bridge::new(bridge.backend.clone()));
 
     let default = yaml(&format!(
         "listeners: {{plain: {{address: '127.0.0.1:0'}}}}\nnats: {{prefix: a}}\n\

@@ -48,13 +48,17 @@ pub(super) fn check(config: &Config, route: &Route, at: &str, findings: &mut Fin
                 "is for `dialect: websocket-over-http` only",
             );
             for (i, name) in route.forward_headers.iter().flatten().enumerate() {
-                let is_of_body = OF_BODY.iter().any(|own| name.eq_ignore_ascii_case(own));
                 let message =
                     format!("`{name}` of the handshake says nothing of a request to a backend");
-                findings.need(!is_of_body, &format!("{at}.forward_headers[{i}]"), &message);
+                findings.need(!is_of_body(name), &format!("{at}.forward_headers[{i}]"), &message);
             }
         }
     }
+}
+
+/// Whether requests with events have such a header of their own.
+pub(super) fn is_of_body(name: &str) -> bool {
+    OF_BODY.iter().any(|own| name.eq_ignore_ascii_case(own))
 }
 
 /// Headers of a request with a body, which events have and handshakes have not.
@@ -69,7 +73,8 @@ const OF_BODY: [&str; 6] = [
 /// The most servers of one backend.
 const MAX_URLS: usize = 64;
 
-fn http(backend: &HttpBackend, at: &str, findings: &mut Findings) {
+/// Checks the service at `at`.
+pub(super) fn http(backend: &HttpBackend, at: &str, findings: &mut Findings) {
     let urls = backend.urls.as_slice();
     let path = |key: &str| format!("{at}.{key}");
     if urls.is_empty() || urls.len() > MAX_URLS {

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 
 use super::{DAY, Findings, MINUTE};
 use crate::config::{
-    ClientCertificate, Forwarded, Listeners, Management, Period, ProxyProtocol, Size, Tls,
+    ClientCertificate, Config, Forwarded, Management, Period, ProxyProtocol, Size, Tls,
 };
 
 /// Checks the doors.
-pub(super) fn check(listeners: &Listeners, findings: &mut Findings) {
-    if listeners.public.is_none() && listeners.plain.is_none() {
+pub(super) fn check(config: &Config, findings: &mut Findings) {
+    let listeners = &config.listeners;
+    if listeners.public.is_none() && listeners.plain.is_none() && !config.is_bridge_only() {
         findings.refuse(
             "listeners",
             "no door for clients; add `public` (wss) or `plain` (ws), as \

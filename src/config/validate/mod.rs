@@ -11,20 +11,28 @@ mod path;
 mod plan;
 mod backend;
 mod route;
+mod bridge;
 mod node;
 mod upstream;
 
 use std::{fmt::Display, time::Duration};
 
 use super::{Config, Period, Problem};
+pub(crate) use route::is_repeatable;
 
 impl Config {
+    /// Whether there is nothing here for a node, only for a bridge.
+    #[must_use]
+    pub fn is_bridge_only(&self) -> bool {
+        self.bridge.is_some() && self.routes.is_empty()
+    }
+
     /// Checks every rule. Empty when the config can be served; problems come in the order of the
     /// sections.
     #[must_use]
     pub fn validate(&self) -> Vec<Problem> {
         let mut findings = Findings::default();
-        listeners::check(&self.listeners, &mut findings);
+        listeners::check(self, &mut findings);
         if let Some(nats) = &self.nats {
             nats::check(nats, &mut findings);
         }
@@ -36,6 +44,9 @@ impl Config {
         }
         plan::check(&self.plans, &mut findings);
         route::check(self, &mut findings);
+        if let Some(bridge) = &self.bridge {
+            bridge::check(self, bridge, &mut findings);
+        }
         node::heartbeat(&self.heartbeat, "heartbeat", &mut findings);
         node::limits(&self.limits, &mut findings);
         node::shutdown(&self.shutdown, &mut findings);

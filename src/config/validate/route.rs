@@ -13,7 +13,7 @@ use crate::config::{
 /// Checks all routes.
 pub(super) fn check(config: &Config, findings: &mut Findings) {
     findings.need(
-        !config.routes.is_empty(),
+        !config.routes.is_empty() || config.is_bridge_only(),
         "routes",
         "expected at least one route, as `- {path: /ws, auth: jwt}`",
     );
@@ -206,6 +206,11 @@ fn is_pointer(text: &str) -> bool {
     text.len() <= 256
         && (text.is_empty() || text.starts_with('/'))
         && escapes.all(|rest| rest.starts_with(['0', '1']))
+}
+
+/// Whether a handshake's header can be one of a request with an event.
+pub(crate) fn is_repeatable(name: &HeaderName) -> bool {
+    forwarded(name.as_str()).is_ok() && !backend::is_of_body(name.as_str())
 }
 
 /// Whether the header may be shown to a backend: not one that belongs to the hop, to the handshake,

@@ -84,7 +84,7 @@ impl Store {
     pub async fn open(nats: &Nats, replicas: usize, tasks: &Tasks, metrics: &Metrics) -> Self {
         let inner = &nats.inner;
         let connect = inner.options.connect.clone().name(format!("moorline {} store", inner.node));
-        let options = Arc::new(Options { servers: inner.options.servers.clone(), connect });
+        let options = Arc::new(Options { connect, ..Options::clone(&inner.options) });
         let status = Arc::new(Status::new(metrics));
         // After those for requests and the feed: its inbox is its own.
         let index = inner.links.len() + 1;

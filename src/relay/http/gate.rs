@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::health::{Health, Pass};
@@ -38,6 +38,8 @@ pub(super) struct Gate {
     queue_timeout: Duration,
     /// By the place of its URL in the config; never empty, and at most [`InVain::MAX`].
     servers: Box<[Arc<Health>]>,
+    /// Told whenever one of them may not be asked any more.
+    shut: watch::Sender<()>,
 }
 
 /// Servers that one event was offered to in vain.
@@ -59,12 +61,14 @@ impl Gates {
         if let Some(gate) = known.and_then(|(_, gate)| gate.upgrade()) {
             return gate;
         }
-        let health = |name: &&str| Arc::new(Health::new(name, circuits.clone()));
+        let shut = watch::Sender::new(());
+        let health = |name: &&str| Arc::new(Health::new(name, circuits.clone(), shut.clone()));
         let places = usize::try_from(key.backend.max_requests).unwrap_or(usize::MAX);
         let gate = Arc::new(Gate {
             places: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
             queue_timeout: key.backend.queue_timeout.get(),
             servers: names.iter().map(health).collect(),
+            shut,
         });
         all.push((key, Arc::downgrade(&gate)));
         gate
@@ -75,6 +79,15 @@ impl Gate {
     /// Whether any server may be asked at `now`.
     pub(super) fn is_open(&self, now: Instant) -> bool {
         self.servers.iter().any(|server| server.pending(now).is_some())
+    }
+
+    /// Ends when no server may be asked. Cancel safe.
+    pub(super) async fn shut(&self) {
+        let mut shut = self.shut.subscribe();
+        while self.is_open(Instant::now()) {
+            // It cannot end with an error: the sender is in `self`.
+            let _ = shut.changed().await;
+        }
     }
 
     /// One of the places at the backend; none when there is none for too long. Cancel safe.

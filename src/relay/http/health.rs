@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::metrics::Circuits;
@@ -15,6 +16,8 @@ pub(super) struct Health {
     /// For log lines: the server's host and port.
     name: String,
     circuits: Circuits,
+    /// Told whenever it may not be asked any more.
+    shut: watch::Sender<()>,
     /// Held for a few instructions, never across an await.
     state: Mutex<State>,
 }
@@ -24,6 +27,8 @@ struct State {
     circuit: Circuit,
     /// Pauses between the single requests while the circuit is open.
     pauses: Backoff,
+    /// What the last request that failed came to.
+    last: Failure,
     /// Requests that are there.
     pending: usize,
 }
@@ -64,13 +69,14 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 const SOONER: u32 = 8;
 
 impl Health {
-    pub(super) fn new(name: &str, circuits: Circuits) -> Self {
+    pub(super) fn new(name: &str, circuits: Circuits, shut: watch::Sender<()>) -> Self {
         let state = State {
             circuit: Circuit::Closed { failures: 0 },
             pauses: Backoff::new(PAUSE_FIRST, PAUSE_MAX),
+            last: Failure::Unreachable,
             pending: 0,
         };
-        Self { name: name.to_owned(), circuits, state: Mutex::new(state) }
+        Self { name: name.to_owned(), circuits, shut, state: Mutex::new(state) }
     }
 
     /// How many requests are there; none when the server may not be asked at `now`.
@@ -88,6 +94,7 @@ impl Health {
         let is_probe = matches!(state.circuit, Circuit::Open { .. });
         if is_probe {
             state.circuit = Circuit::HalfOpen;
+            self.shut.send_replace(());
         }
         state.pending += 1;
         Some(Pass { health: Arc::clone(self), is_probe })
@@ -129,10 +136,20 @@ impl Pass {
         }
     }
 
+    /// The server took a connection, and was asked nothing: it is as good as an answer of one that took
+    /// none before, and says nothing of one that did not answer.
+    pub(super) fn connected(self) {
+        let last = self.health.lock().last;
+        if last == Failure::Unreachable {
+            self.succeeded();
+        }
+    }
+
     /// The server did not answer.
     pub(super) fn failed(self, now: Instant, failure: Failure) {
         let health = Arc::clone(&self.health);
         let mut state = health.lock();
+        state.last = failure;
         match state.circuit {
             Circuit::Closed { failures } if failures + 1 < TOO_MANY => {
                 state.circuit = Circuit::Closed { failures: failures + 1 };
@@ -141,6 +158,7 @@ impl Pass {
                 state.open(now, failure);
                 drop(state);
                 health.circuits.opened();
+                health.shut.send_replace(());
                 tracing::warn!(
                     server = health.name,
                     failures = TOO_MANY,
@@ -180,7 +198,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn health(metrics: &Metrics) -> Arc<Health> {
-        Arc::new(Health::new("a:80", metrics.circuits("app", "/ws")))
+        Arc::new(Health::new("a:80", metrics.circuits("app", "/ws"), watch::Sender::new(())))
     }
 
     fn fail(health: &Arc<Health>, now: Instant, times: usize) {
@@ -242,6 +260,23 @@ mod tests {
         assert!(health.pass(later).is_none());
         good.succeeded();
         assert!(health.pass(later).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_enough_for_what_took_none() {
+        let (metrics, now) = (Metrics::new(), Instant::now());
+        let health = health(&metrics);
+        let mut shut = health.shut.subscribe();
+        fail(&health, now, 5);
+        assert!(shut.has_changed().unwrap());
+        shut.mark_unchanged();
+        let later = now + PAUSE_FIRST;
+        health.pass(later).unwrap().connected();
+        assert!(open(&metrics) && shut.has_changed().unwrap());
+        tokio::time::advance(PAUSE_FIRST).await;
+        health.pass(later).unwrap().failed(later, Failure::Unreachable);
+        health.pass(later + PAUSE_FIRST).unwrap().connected();
+        assert!(!open(&metrics));
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,13 +12,15 @@ mod tests;
 use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fmt, io};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::dispatch::{Asked, Carrier, Dispatch, Tried};
 use super::hold::Hold;
@@ -29,6 +31,7 @@ use crate::config::{Dialect, EventKind, HttpBackend, Route};
 use crate::event::{Event, Outcome};
 use crate::http_client::{Connection, ExchangeError, Server};
 use crate::metrics::Metrics;
+use crate::task::Backoff;
 use crate::tls;
 
 pub use gate::Gates;
@@ -77,6 +80,12 @@ enum Broken {
 
 /// The most bytes of an answer's body: as much as a NATS server takes by default.
 const MAX_ANSWER: usize = 1024 * 1024;
+/// Pauses between connections that are tried to find out whether a server takes any. A server that is
+/// left alone is not tried each time.
+const KNOCK_FIRST: Duration = Duration::from_millis(25);
+const KNOCK_MAX: Duration = Duration::from_millis(250);
+/// More than any `connect_timeout`, which is what counts.
+const KNOCK_TIMEOUT: Duration = Duration::from_secs(120);
 const SECRET: HeaderName = HeaderName::from_static("moorline-secret");
 
 impl HttpRelay {
@@ -132,6 +141,23 @@ impl HttpRelay {
         self.gate.is_open(Instant::now())
     }
 
+    /// Ends when no server may be asked. Cancel safe.
+    pub(super) async fn shut(&self) {
+        self.gate.shut().await;
+    }
+
+    /// Ends when a server takes a connection, which is asked nothing. Cancel safe.
+    pub(super) async fn reached(&self) {
+        let mut pauses = Backoff::new(KNOCK_FIRST, KNOCK_MAX);
+        loop {
+            let deadline = Instant::now() + KNOCK_TIMEOUT;
+            if let Some((_, _, pass)) = self.connection(deadline).await {
+                return pass.connected();
+            }
+            sleep(pauses.delay()).await;
+        }
+    }
+
     /// Cancel safe in that dropping the future leaves nothing behind.
     pub(super) async fn request(&self, event: &Event, measure: &mut Measure<'_>) -> Outcome {
         let data = match self.dialect {
@@ -167,6 +193,8 @@ impl HttpRelay {
                 websocket_over_http::write(event, self.signer.as_ref(), headers);
             }
         }
+        // The client library leaves it out where nothing follows (RFC 9110 section 8.6).
+        headers.insert(CONTENT_LENGTH, asked.data.len().into());
         if let Some(secret) = &self.secret {
             headers.insert(SECRET, secret.clone());
         }

@@ -40,7 +40,8 @@ impl Edge {
     }
 
     async fn ask(&self, text: &str) -> Outcome {
-        self.relay.request(event(&self.peer, EventBody::Message(Message::text(text)))).await
+        Box::pin(self.relay.request(event(&self.peer, EventBody::Message(Message::text(text)))))
+            .await
     }
 
     /// Asks in the background; ends when the event waits in line.

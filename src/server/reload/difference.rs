@@ -8,7 +8,7 @@ use crate::config::Config;
 
 /// The keys that a reload changes, with all below them. Every other key needs a restart, also one that
 /// is new here: what is made of it at the start lives as long as the node.
-const CHANGEABLE: [&str; 16] = [
+const CHANGEABLE: [&str; 17] = [
     "listeners.public.tls",
     "listeners.public.proxy_protocol",
     "listeners.public.forwarded",
@@ -25,6 +25,8 @@ const CHANGEABLE: [&str; 16] = [
     "limits",
     "shutdown",
     "log.level",
+    // A node does not look at it.
+    "bridge",
 ];
 
 /// The path of the first key that differs and needs a restart.

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::node::signal;
-use super::{Tool, eventually, tool};
+use super::{Tool, eventually, root, tool};
 
 /// A nats-server that the test can kill and start again on the same port.
 pub(crate) struct NatsServer {
@@ -32,6 +32,19 @@ impl NatsServer {
         let streams = folder.path().join("streams");
         let jetstream = format!("jetstream {{store_dir: {streams:?}}}\n");
         Self::run(folder, &(jetstream + config)).await
+    }
+
+    /// Starts a server with the users of the contract, all with one password.
+    pub(crate) async fn with_users_of_the_contract(password: &str) -> Self {
+        let contract = std::fs::read_to_string(root().join("examples/CONTRACT.md")).unwrap();
+        let (_, block) = contract.split_once("```text\nauthorization {").unwrap();
+        let (users, _) = block.split_once("```").unwrap();
+        let word = |word: &str| match word.starts_with('$') && word.ends_with("_PASSWORD,") {
+            true => format!("{password},"),
+            false => word.to_owned(),
+        };
+        let users: Vec<_> = users.split(' ').map(word).collect();
+        Self::with_config(&format!("authorization {{{}", users.join(" "))).await
     }
 
     /// Starts a server that has no JetStream.

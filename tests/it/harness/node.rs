@@ -42,6 +42,12 @@ impl Node {
         Self::with_all(listeners, "info,moorline=debug", config)
     }
 
+    /// Starts a bridge. `config` is YAML without `listeners`; the test gets `admin`.
+    pub(crate) fn bridge(config: &str) -> Self {
+        let (folder, path) = write("", "info,moorline=debug", config);
+        Self::run(folder, |command| command.arg("bridge").arg("-c").arg(path))
+    }
+
     /// Starts a node with another log level.
     pub(crate) fn with_log(level: &str, config: &str) -> Self {
         Self::with_all("plain: {address: '127.0.0.1:0'}", level, config)
@@ -173,6 +179,11 @@ impl Node {
             assert!(started.elapsed() < DEADLINE, "the node did not end\n{}", self.whole_log());
             std::thread::park_timeout(Duration::from_millis(10));
         }
+    }
+
+    /// The same, with others at work meanwhile.
+    pub(crate) async fn ends(&mut self) -> ExitStatus {
+        eventually("the process ends", async || self.child.try_wait().unwrap()).await
     }
 
     /// The log lines with this message, so far.

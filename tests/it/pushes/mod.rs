@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{
-    Answer, Client, NatsServer, Node, Request, Tool, Worker, eventually, have, header, python, root,
+    Answer, Client, NatsServer, Node, Request, Tool, Worker, eventually, have, header, python,
 };
 
 const SECRET: &[u8] = b"a secret of thirty-two bytes....";
@@ -382,14 +382,7 @@ async fn groups_may_be_asked_for_by_wildcard_and_users_by_name() {
 
 #[tokio::test]
 async fn the_permissions_in_the_contract_suffice() {
-    let contract = std::fs::read_to_string(root().join("examples/CONTRACT.md")).unwrap();
-    let (_, block) = contract.split_once("```text\nauthorization {").unwrap();
-    let (users, _) = block.split_once("```").unwrap();
-    let names = ["NODE", "WORKER", "PUBLISHER", "CONTROLLER"];
-    let passwords = names.map(|name| format!("${name}_PASSWORD"));
-    let users =
-        passwords.iter().fold(users.to_owned(), |text, name| text.replace(name.as_str(), "secret"));
-    let nats = NatsServer::with_config(&format!("authorization {{{users}")).await;
+    let nats = NatsServer::with_users_of_the_contract("secret").await;
     let secret = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(secret.path(), "secret").unwrap();
     let node = Node::start(&format!(

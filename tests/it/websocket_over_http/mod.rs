@@ -148,7 +148,7 @@ async fn each_request_is_the_handshake_once_more() {
 
 #[tokio::test]
 async fn what_a_route_does_not_forward_is_not_seen() {
-    let service = Service::start(|_| events(&[OPEN])).await;
+    let service = Service::start(|_| events(&[OPEN]).header("sec-websocket-protocol: b")).await;
     let keys = "name: narrow,";
     let node = node(&service, keys, "");
     let request = Request::new("/ws/a").header("cookie", "session=1").header("x-tenant", "t");

@@ -299,9 +299,10 @@ fn actions(
 
 /// A code that no endpoint may send says no more than that it is over.
 fn close(said: &Bytes) -> Close {
-    let (code, reason) = said
-        .split_first_chunk()
-        .map_or((0, &said[..0]), |(code, reason)| (u16::from_be_bytes(*code), reason));
+    let (code, reason) = match said.split_first_chunk() {
+        Some((code, reason)) => (u16::from_be_bytes(*code), reason),
+        None => (0, &[][..]),
+    };
     let code = if is_sendable(code) { code } else { Cause::BackendClosed.code() };
     Close::said(Cause::BackendClosed, code, &String::from_utf8_lossy(reason))
 }

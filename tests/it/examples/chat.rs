@@ -1,12 +1,13 @@
-//! The examples do what their pages say: the chat across two nodes, in Python clients and in a browser,
-//! and the one line that sends a notification.
+//! The chat across two nodes, by clients of its own and in a browser, and the lines that send a
+//! notification.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use super::{Process, line_of};
 use crate::harness::{
     self, Client, NatsServer, Node, Request, Tool, eventually, finish, have, node_program, python,
     root,
@@ -15,18 +16,8 @@ use crate::harness::{
 /// Two nodes by the config of the example, and its worker.
 struct Chat {
     nodes: [Node; 2],
-    _worker: Worker,
+    _worker: Process,
     _nats: NatsServer,
-}
-
-/// Killed when the test is over.
-struct Worker(Child);
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 impl Chat {
@@ -34,7 +25,7 @@ impl Chat {
         let nats = NatsServer::start().await;
         let mut worker = python("examples/chat/worker.py");
         worker.env("NATS_URL", nats.url()).stdout(Stdio::null());
-        let worker = Worker(worker.spawn().unwrap());
+        let worker = Process(worker.spawn().unwrap());
         let servers = format!("['{}']", nats.url());
         let nodes = [(); 2].map(|()| {
             Node::of_file(
@@ -133,21 +124,6 @@ async fn the_chat_page_works_in_chromium() {
     assert!(ok, "{text}");
 }
 
-/// The line of the page that begins so, with what is written there for an example replaced.
-fn line_of_the_page(start: &str, replaced: &[(&str, &str)]) -> Command {
-    let page = std::fs::read_to_string(root().join("examples/README.md")).unwrap();
-    let line = page.lines().find(|line| line.starts_with(start)).unwrap();
-    let line = replaced.iter().fold(line.to_owned(), |line, (example, real)| {
-        assert!(line.contains(example), "{line}");
-        line.replace(example, real)
-    });
-    let packages = root().join("target/tools/python/bin");
-    let path = format!("{}:{}", packages.display(), std::env::var("PATH").unwrap());
-    let mut shell = Command::new("sh");
-    shell.arg("-c").arg(line).env("PATH", path);
-    shell
-}
-
 /// A node whose clients are alice's, and she.
 async fn alice(nats: &NatsServer, listeners: &str) -> (Node, Client, harness::Worker) {
     let worker = harness::Worker::start(nats, "moorline.default.in.*", |_| {
@@ -171,7 +147,8 @@ async fn one_line_of_python_sends_a_notification() {
     }
     let nats = NatsServer::start().await;
     let (_node, mut client, _worker) = alice(&nats, "plain: {address: '127.0.0.1:0'}").await;
-    let line = line_of_the_page("python -c ", &[("nats://127.0.0.1:4222", &nats.url())]);
+    let line =
+        line_of("examples/README.md", "python -c ", &[("nats://127.0.0.1:4222", &nats.url())]);
     let (ok, text) = finish(line).await;
     assert!(ok, "{text}");
     assert_eq!(client.next_text().await, NOTIFICATION);
@@ -191,7 +168,7 @@ async fn one_line_of_curl_sends_a_notification() {
     let (node, mut client, _worker) = alice(&nats, &listeners).await;
     let door = node.management().to_string();
     let send = async |key: &str| {
-        let mut line = line_of_the_page("curl ", &[("127.0.0.1:8444", &door)]);
+        let mut line = line_of("examples/README.md", "curl ", &[("127.0.0.1:8444", &door)]);
         line.env("KEY", key);
         finish(line).await
     };
