@@ -17,6 +17,7 @@ mod latency;
 mod handshake;
 mod fanout;
 mod passthrough;
+mod grip;
 mod slow;
 mod neighbours;
 mod report;
@@ -62,6 +63,9 @@ struct Arguments {
     /// Be the HTTP server behind
     #[arg(long, hide = true)]
     upstream: bool,
+    /// Be the service that speaks WebSocket-over-HTTP
+    #[arg(long, hide = true)]
+    grip_backend: bool,
     #[arg(long, hide = true)]
     nats: Option<String>,
     #[arg(long, hide = true)]
@@ -87,6 +91,8 @@ enum Measure {
     Groups,
     /// CPU per plain request to an HTTP server behind
     Passthrough,
+    /// CPU per message by WebSocket-over-HTTP
+    Grip,
     /// Handshakes beside clients at one byte a second
     Slow,
     /// Latency beside clients that send too much or read nothing
@@ -151,6 +157,7 @@ fn main() -> anyhow::Result<()> {
         }
         (Some(nats), ..) if arguments.worker => runtime.block_on(worker::run(&nats)),
         _ if arguments.upstream => runtime.block_on(passthrough::upstream()),
+        _ if arguments.grip_backend => runtime.block_on(grip::backend()),
         _ => {
             let mut scale = if arguments.quick { QUICK } else { WHOLE };
             let most = usize::try_from(descriptors)?.saturating_sub(SPARE_DESCRIPTORS);
@@ -205,6 +212,9 @@ async fn measure(
     if wanted(Measure::Passthrough) {
         let measured = Box::pin(passthrough::measure(&stage, scale, &mut report));
         measured.await.context("passthrough")?;
+    }
+    if wanted(Measure::Grip) {
+        Box::pin(grip::measure(&stage, scale, &mut report)).await.context("grip")?;
     }
     if wanted(Measure::Slow) {
         Box::pin(slow::measure(&stage, scale, &mut report)).await.context("slow")?;

@@ -59,17 +59,16 @@ impl Process {
     /// CPU time until now, of all its threads, in user and kernel. A thread that has ended takes its
     /// share with it; those that do the work do not end.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        let folder = format!("/proc/{}/task", self.child.id());
-        let gone = || format!("{} is gone", self.name);
-        let mut cpu = Duration::ZERO;
-        for thread in fs::read_dir(folder).with_context(gone)? {
-            // A thread may end between the two looks.
-            let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
-            let nanoseconds = text.split(' ').next().unwrap_or_default();
-            cpu += Duration::from_nanos(nanoseconds.parse().context("schedstat")?);
-        }
+        let cpu = cpu_of(self.child.id()).with_context(|| format!("{} is gone", self.name))?;
         ensure!(!cpu.is_zero(), "this kernel counts no CPU time in schedstat");
         Ok(cpu)
+    }
+
+    /// The same of it and of all processes that it has started.
+    pub(crate) fn cpu_of_all(&self) -> anyhow::Result<Duration> {
+        descendants(self.child.id()).into_iter().try_fold(self.cpu()?, |sum, id| {
+            Ok(sum + cpu_of(id).with_context(|| format!("a part of {} is gone", self.name))?)
+        })
     }
 
     /// Resident bytes.
@@ -83,10 +82,38 @@ impl Process {
 }
 
 impl Drop for Process {
+    /// With those that it has started, which would live on.
     fn drop(&mut self) {
+        let others = descendants(self.child.id());
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if !others.is_empty() {
+            let _ =
+                Command::new("kill").arg("-KILL").args(others.iter().map(u32::to_string)).status();
+        }
     }
+}
+
+fn cpu_of(id: u32) -> anyhow::Result<Duration> {
+    let mut cpu = Duration::ZERO;
+    for thread in fs::read_dir(format!("/proc/{id}/task"))? {
+        // A thread may end between the two looks.
+        let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+        let nanoseconds = text.split(' ').next().unwrap_or_default();
+        cpu += Duration::from_nanos(nanoseconds.parse().context("schedstat")?);
+    }
+    Ok(cpu)
+}
+
+/// The processes that this one has started, and those that they have.
+fn descendants(id: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let texts =
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let children: Vec<u32> = texts
+        .flat_map(|text| text.split(' ').filter_map(|id| id.parse().ok()).collect::<Vec<_>>())
+        .collect();
+    children.into_iter().flat_map(|child| [vec![child], descendants(child)].concat()).collect()
 }
 
 /// Says where this process listens, as a [`Process`] reads it.

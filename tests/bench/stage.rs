@@ -181,7 +181,11 @@ impl Side {
 }
 
 impl Door {
-    fn new(address: SocketAddr, tls: Option<TlsConnector>, token: Option<String>) -> Self {
+    pub(crate) fn new(
+        address: SocketAddr,
+        tls: Option<TlsConnector>,
+        token: Option<String>,
+    ) -> Self {
         Self { address, way: Way::Loopback, tls, path: "/ws".to_owned(), token }
     }
 
@@ -214,7 +218,8 @@ impl Door {
         Self { way, ..self.clone() }
     }
 
-    async fn try_out(&self) -> anyhow::Result<()> {
+    /// Whether it echoes.
+    pub(crate) async fn try_out(&self) -> anyhow::Result<()> {
         let mut client = self.connect().await?;
         client.echo(&Framed::text(Bytes::from_static(b"are you there?"))).await?;
         client.close().await

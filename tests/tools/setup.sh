@@ -6,7 +6,7 @@
 #                           django-grip and waitress
 #   node/node_modules       ws, @nats-io/transport-node, @azure/web-pubsub, express, @fanoutio/serve-grip,
 #                           playwright-core
-#   (Chromium comes from the system, see below)
+#   (Chromium and Pushpin come from the system, see below)
 #   missing                 a line "tool: reason" for each that could not be had
 #
 # A stamp for each tool and version makes the second run a matter of milliseconds. A tool that cannot
@@ -96,9 +96,10 @@ install_node() {
         (cd "$tools/node" && limited npm ci --ignore-scripts --no-audit --no-fund)
 }
 
-install_chromium() {
+# A package of the system's; RUNLEVEL keeps a service in it from being started.
+install_package() {
     DEBIAN_FRONTEND=noninteractive limited apt-get update -q &&
-        DEBIAN_FRONTEND=noninteractive limited apt-get install -q -y --no-install-recommends chromium
+        RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive limited apt-get install -q -y --no-install-recommends "$1"
 }
 
 if has python3; then
@@ -116,10 +117,11 @@ else
     missing node "Node.js with npm is not installed"
 fi
 
-if [ ! -x /usr/bin/chromium ]; then
+for package in chromium pushpin; do
+    [ ! -x "/usr/bin/$package" ] || continue
     if [ "$(id -u)" = 0 ] && has apt-get; then
-        tool chromium 0 /usr/bin/chromium install_chromium
+        tool "$package" 0 "/usr/bin/$package" "install_package $package"
     else
-        missing chromium "/usr/bin/chromium is not installed, and only root can install it with apt-get"
+        missing "$package" "/usr/bin/$package is not installed, and only root can install it with apt-get"
     fi
-fi
+done

@@ -11,6 +11,7 @@ pub(crate) enum Tool {
     Python,
     Node,
     Chromium,
+    Pushpin,
 }
 
 /// Where the tool is.
@@ -39,6 +40,7 @@ fn path(tool: Tool) -> PathBuf {
         Tool::Python => tools.join("python/bin/python"),
         Tool::Node => tools.join("node/node_modules/ws/package.json"),
         Tool::Chromium => PathBuf::from("/usr/bin/chromium"),
+        Tool::Pushpin => PathBuf::from("/usr/bin/pushpin"),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod libraries;
 mod publishing;
+mod pushpin;
 
 use tokio_tungstenite::tungstenite::Message;
 
