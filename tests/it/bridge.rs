@@ -457,3 +457,42 @@ async fn the_permissions_of_a_bridge_in_the_contract_suffice() {
         assert!(bridge.lines(line).is_empty(), "{}", bridge.whole_log());
     }
 }
+
+#[tokio::test]
+async fn a_service_of_another_dialect_is_a_worker_too() {
+    let event = |name: &str, text: &str| format!("{name} {:x}\r\n{text}\r\n", text.len());
+    let echoed = event("TEXT", "hello");
+    let service = Service::start(move |asked| {
+        let answer = match &*asked.body {
+            "OPEN\r\n" => "OPEN\r\n".to_owned(),
+            body if body.contains("twice") => [body, body].concat(),
+            body if body.starts_with("TEXT") => body.to_owned(),
+            _ => String::new(),
+        };
+        Answer::ok(answer).header("content-type: application/websocket-events")
+    })
+    .await;
+    let nats = NatsServer::start().await;
+    let keys = format!(
+        "auth: none, forward_headers: [Cookie], events: [connect, message, disconnected], {FAILURE}"
+    );
+    let node = edge(&nats, &keys).await;
+    let backend = format!("{{http: '{}', dialect: websocket-over-http}}", service.origin());
+    let bridge = with_backend(&nats, &backend, "");
+    joins(&bridge).await;
+    let request = Request::new("/ws?a=b").header("cookie", "session=1");
+    let mut client = request.connect(node.ws()).await.expect("accepted");
+    assert_eq!(client.ask("hello").await, "hello");
+    assert_eq!(client.ask("twice").await, "refused 3");
+    bridge.wait_for("answer cannot be carried over NATS", |line| {
+        line["error"].as_str().unwrap().contains("several messages")
+    });
+    client.close().await;
+    eventually("its end is told", async || (service.asked().len() == 4).then_some(())).await;
+    let asked = service.asked();
+    assert_eq!((&*asked[0].target, asked[0].header("cookie")), ("/ws?a=b", "session=1"));
+    // What only the handshake had is not known any more.
+    assert_eq!((&*asked[1].target, &*asked[1].body), ("/ws", &*echoed));
+    assert_eq!(asked[1].header("connection-id"), asked[0].header("connection-id"));
+    assert!(asked[3].body.starts_with("CLOSE") || asked[3].body.starts_with("DISCONNECT"));
+}

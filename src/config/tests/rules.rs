@@ -240,6 +240,10 @@ fn a_bridge_alone_and_beside_routes() {
         ("hub: app", "bridge: the key `backend` is missing"),
         ("backend: {echo: true}", "bridge.backend: expected an HTTP service"),
         ("backend: {nats: ''}", "bridge.backend: expected an HTTP service"),
+        (
+            "backend: {http: http://a/b, dialect: websocket-over-http}",
+            "bridge.backend.http: expected a scheme, a host and a port",
+        ),
         ("backend: {http: ftp://a}", "bridge.backend.http: expected a URL as"),
         (&format!("{http}, queue: ''"), "bridge.queue: expected the name of a queue group"),
         (&format!("{http}, queue: 'a b'"), "bridge.queue: expected the name of a queue group"),

@@ -34,19 +34,12 @@ pub(super) fn check(config: &Config, route: &Route, at: &str, findings: &mut Fin
             http(backend, &format!("{at}.backend"), findings);
             match (backend.dialect, &config.upstream) {
                 // No client gets to the upstream with its content type.
-                (Dialect::WebsocketOverHttp, _) => {
-                    websocket_over_http(backend, route, at, findings);
-                }
+                (Dialect::WebsocketOverHttp, _) => websocket_over_http(route, at, findings),
                 (Dialect::Cloudevents, Some(upstream)) => {
                     behind_upstream(backend, upstream, &format!("{at}.backend"), findings);
                 }
                 (Dialect::Cloudevents, None) => {}
             }
-            findings.need(
-                backend.grip.is_none() || backend.dialect == Dialect::WebsocketOverHttp,
-                &format!("{at}.backend.grip"),
-                "is for `dialect: websocket-over-http` only",
-            );
             for (i, name) in route.forward_headers.iter().flatten().enumerate() {
                 let message =
                     format!("`{name}` of the handshake says nothing of a request to a backend");
@@ -102,22 +95,31 @@ pub(super) fn http(backend: &HttpBackend, at: &str, findings: &mut Findings) {
     let least = Period::millis(1);
     findings.period(&path("queue_timeout"), backend.queue_timeout, least, MINUTE);
     findings.period(&path("connect_timeout"), backend.connect_timeout, least, MINUTE);
-}
-
-/// What the dialect asks for: each request is the handshake once more, and one comes after the other.
-fn websocket_over_http(backend: &HttpBackend, route: &Route, at: &str, findings: &mut Findings) {
-    let has_path = |url: &String| {
+    let is_woh = backend.dialect == Dialect::WebsocketOverHttp;
+    let has_path = |url: &&String| {
         let parsed: Option<Uri> = url.parse().ok();
         parsed.is_some_and(|url| url.path() != "/" || url.query().is_some())
     };
-    if let Some(url) = backend.urls.as_slice().iter().find(|url| has_path(url)) {
+    if let Some(url) = urls.iter().find(has_path).filter(|_| is_woh) {
         let message = format!(
             "expected a scheme, a host and a port, because `websocket-over-http` keeps the path and \
              the query of the client; found {}",
             quoted(url)
         );
-        findings.refuse(&format!("{at}.backend.http"), message);
+        findings.refuse(&path("http"), message);
     }
+    if let Some(grip) = &backend.grip {
+        findings.need(is_woh, &path("grip"), "is for `dialect: websocket-over-http` only");
+        findings.need(
+            is_line(&grip.issuer),
+            &path("grip.issuer"),
+            "expected a name of 1 to 256 bytes on one line",
+        );
+    }
+}
+
+/// What the dialect asks for: each request is the handshake once more, and one comes after the other.
+fn websocket_over_http(route: &Route, at: &str, findings: &mut Findings) {
     findings.need(
         route.in_flight == 1,
         &format!("{at}.in_flight"),
@@ -128,13 +130,6 @@ fn websocket_over_http(backend: &HttpBackend, route: &Route, at: &str, findings:
         &format!("{at}.actions.names"),
         "expected none, because `websocket-over-http` keeps the path of the client",
     );
-    if let Some(grip) = &backend.grip {
-        findings.need(
-            is_line(&grip.issuer),
-            &format!("{at}.backend.grip.issuer"),
-            "expected a name of 1 to 256 bytes on one line",
-        );
-    }
 }
 
 /// What a backend needs whose server clients reach, too.
