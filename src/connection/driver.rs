@@ -13,14 +13,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::effect::{Dispatch, Dispatched, Effect, Effects, Input};
 use super::inbound::Inbound;
 use super::machine::Machine;
 use super::outbound::Outbound;
-use super::progress::Written;
+use super::progress::Progress;
 use super::requests::{Request, Requests};
 use super::socket::{Broken, Socket};
 use super::stats::Stats;
@@ -74,7 +73,7 @@ const BUDGET: usize = 32;
 /// A timer that is far away when nothing is due.
 const FAR: Duration = Duration::from_secs(3600);
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+impl<S: Progress> Driver<S> {
     #[expect(clippy::too_many_arguments, reason = "the parts of a connection, each built apart")]
     pub(super) fn new(
         socket: Socket<S>,
@@ -85,7 +84,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         mailbox: Mailbox,
         registered: Registered,
         meters: Meters,
-        written: Written,
     ) -> Self {
         let now = Instant::now();
         let mut driver = Self {
@@ -99,7 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             mailbox,
             registered,
             inbound: Inbound::new(meters.inbound, meters.frames),
-            outbound: Outbound::new(meters.outbound, written),
+            outbound: Outbound::new(meters.outbound),
             effects: Effects::new(),
             timer: Box::pin(sleep_until(now)),
             is_at_rest: false,
@@ -188,7 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 later => self.timer.as_mut().reset(later.unwrap_or(self.now + FAR)),
             }
         }
-        if self.outbound.is_stalled(self.now) {
+        if self.outbound.is_stalled(self.socket.written(), self.now) {
             self.input(Input::WriteStalled);
             return Poll::Ready(Some(Exit::Abort));
         }
@@ -267,7 +265,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
+impl<S: Progress> Future for Driver<S> {
     type Output = Exit;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Exit> {

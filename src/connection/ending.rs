@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::driver::{Driver, Exit};
 use super::effect::{Effects, Input};
 use super::machine::Machine;
+use super::progress::Progress;
 use super::requests::{Answered, Requests};
 use super::stats::Stats;
 use crate::close::{Cause, Close};
@@ -25,10 +26,7 @@ use crate::relay::Relay;
 
 /// Leaves the socket and says how the connection ended. What comes back is what is left to do: the
 /// last events, which need neither the socket nor its place among the open connections.
-pub(super) async fn leave<S: AsyncRead + AsyncWrite + Unpin>(
-    mut driver: Driver<S>,
-    exit: Exit,
-) -> LastEvents {
+pub(super) async fn leave<S: Progress>(mut driver: Driver<S>, exit: Exit) -> LastEvents {
     let close_timeout = driver.machine.close_timeout();
     let answered = leave_socket(&mut driver, exit, close_timeout).await;
     let close = driver.machine.closed().cloned().unwrap_or(Close::of(Cause::Panic));
@@ -50,7 +48,7 @@ pub(super) async fn leave<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Events that are at the backend go on meanwhile, because others may wait behind them: their outcomes.
-async fn leave_socket<S: AsyncRead + AsyncWrite + Unpin>(
+async fn leave_socket<S: Progress>(
     driver: &mut Driver<S>,
     exit: Exit,
     close_timeout: Duration,

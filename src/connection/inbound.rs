@@ -3,11 +3,11 @@
 
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::driver::Driver;
 use super::effect::Input;
+use super::progress::Progress;
 use super::socket::Received;
 use super::step::step;
 use crate::close::{Cause, Close};
@@ -43,7 +43,7 @@ impl Inbound {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+impl<S: Progress> Driver<S> {
     /// Takes one outcome, or else one thing from the client. Pending when there is neither.
     pub(super) fn take_input(&mut self, cx: &mut Context<'_>, budget: &mut usize) -> Poll<()> {
         if self.take_outcome(cx).is_ready() {

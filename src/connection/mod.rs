@@ -17,6 +17,7 @@ mod utf8;
 mod frames;
 mod wire;
 mod progress;
+mod stream;
 mod socket;
 mod requests;
 mod stats;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
@@ -50,7 +52,8 @@ use machine::Machine;
 use socket::Socket;
 
 pub use never::{Promise, Unopened};
-pub use progress::{Counted, Written};
+pub use progress::{Counted, Progress};
+pub use stream::{Stream, Unwrap};
 
 /// A client that the handshake let in.
 #[derive(Debug)]
@@ -73,8 +76,8 @@ pub struct Accepted {
     pub heartbeat: Arc<Heartbeat>,
     /// Bytes of read buffer: 1 KiB above TLS, which has a buffer of its own, else 2 KiB.
     pub read_buffer: usize,
-    /// The bytes that were written to its TCP stream.
-    pub written: Written,
+    /// What came right behind its handshake.
+    pub early: Bytes,
     /// The limits that it meets.
     pub meters: Meters,
     /// The line to the connection.
@@ -98,12 +101,11 @@ pub struct Accepted {
 /// end are allocated when it ends.
 pub fn run<S>(io: S, accepted: Accepted) -> impl Future<Output = ()> + Send
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    S: Progress + Send,
 {
     let Accepted { peer, relay, trace, heartbeat, meters, mailbox, registered, seat, .. } =
         accepted;
-    let (farewells, written, entry) = (accepted.farewells, accepted.written, accepted.entry);
-    let slot = accepted.slot;
+    let (farewells, entry, slot) = (accepted.farewells, accepted.entry, accepted.slot);
     relay.metrics().opened();
     // Another node may have taken it over before it was in the table, where it would have been found.
     let has_lost_slot = slot.as_ref().is_some_and(|slot| slot.is_lost());
@@ -118,9 +120,9 @@ where
         accepted.expires,
         Instant::now(),
     );
-    let socket = Socket::new(io, peer.route.max_message.bytes(), accepted.read_buffer);
-    let mut driver =
-        Driver::new(socket, machine, peer, relay, trace, mailbox, registered, meters, written);
+    let (max_message, read_buffer) = (peer.route.max_message.bytes(), accepted.read_buffer);
+    let socket = Socket::new(io, accepted.early, max_message, read_buffer);
+    let mut driver = Driver::new(socket, machine, peer, relay, trace, mailbox, registered, meters);
     driver.begin(accepted.actions);
     async move {
         let exit = (&mut driver).await;
@@ -135,7 +137,7 @@ pub async fn refuse<S>(io: S, code: u16, reason: &str, close_timeout: Duration)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut socket = Socket::new(io, REFUSED_MAX_MESSAGE, REFUSED_READ_BUFFER);
+    let mut socket = Socket::new(io, Bytes::new(), REFUSED_MAX_MESSAGE, REFUSED_READ_BUFFER);
     let said = async {
         let close = poll_fn(|cx| Poll::Ready(socket.close(cx, code, reason)));
         if close.await.is_ok() && poll_fn(|cx| socket.poll_flush(cx)).await.is_ok() {

@@ -3,13 +3,12 @@
 
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::driver::{Driver, Exit};
 use super::effect::{Effect, Input};
 use super::heartbeat::STARVED;
-use super::progress::Written;
+use super::progress::Progress;
 use super::socket::Broken;
 use super::step::step;
 use crate::close::{Cause, Close};
@@ -26,14 +25,13 @@ pub(super) struct Outbound {
     paced: Option<Instant>,
     /// Since when a write waits: when it counts as stalled, and the bytes written until then.
     stall: Option<(Instant, u64)>,
-    written: Written,
     /// What the gauge was told of the outbox.
     reported: usize,
 }
 
 impl Outbound {
-    pub(super) fn new(meter: Meter, written: Written) -> Self {
-        Self { meter, paced: None, stall: None, written, reported: 0 }
+    pub(super) fn new(meter: Meter) -> Self {
+        Self { meter, paced: None, stall: None, reported: 0 }
     }
 
     /// When the way is next worth a look.
@@ -41,15 +39,15 @@ impl Outbound {
         self.paced.or(self.stall.map(|(due, _)| due))
     }
 
-    /// Whether a write has waited too long. Any progress gives it new time, and so does a look that
-    /// comes late: then the node itself got no time to write.
-    pub(super) fn is_stalled(&mut self, now: Instant) -> bool {
+    /// Whether a write has waited too long, `written` being all that ever went out. Any progress gives
+    /// it new time, and so does a look that comes late: then the node itself got no time to write.
+    pub(super) fn is_stalled(&mut self, written: u64, now: Instant) -> bool {
         let Some((due, before)) = self.stall.take_if(|(due, _)| *due <= now) else { return false };
-        self.written.bytes() == before && now - due < STARVED
+        written == before && now - due < STARVED
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+impl<S: Progress> Driver<S> {
     /// Everything is out, or something waits: then the client is not read, lest it ask for more than it
     /// reads. One that only waits for its turn is read while there is room for what comes of it.
     pub(super) fn note_way_out(&mut self, is_all_out: bool) {
@@ -58,7 +56,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.outbound.stall = None;
         } else {
             let due = self.now + self.machine.write_timeout();
-            self.outbound.stall.get_or_insert((due, self.outbound.written.bytes()));
+            self.outbound.stall.get_or_insert((due, self.socket.written()));
         }
         let may_read = is_all_out || (is_paced && self.mailbox.is_low());
         self.machine.set_blocked(!may_read, self.now);

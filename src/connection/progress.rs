@@ -3,34 +3,33 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A client's stream that knows its progress.
+pub trait Progress: AsyncRead + AsyncWrite + Unpin {
+    /// Bytes that the kernel took of it so far, wrapping.
+    fn written(&self) -> u64;
+}
 
 /// A stream whose written bytes are counted.
 #[derive(Debug)]
 pub struct Counted<S> {
     io: S,
-    written: Written,
+    written: u64,
 }
-
-/// Bytes written to a stream so far, wrapping. Clones see the same count.
-#[derive(Debug, Clone, Default)]
-pub struct Written(Arc<AtomicU64>);
 
 impl<S> Counted<S> {
     /// Counts from now on.
-    pub fn new(io: S) -> (Self, Written) {
-        let written = Written::default();
-        (Self { io, written: written.clone() }, written)
+    pub fn new(io: S) -> Self {
+        Self { io, written: 0 }
     }
 }
 
-impl Written {
-    pub(super) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+impl<S: AsyncRead + AsyncWrite + Unpin> Progress for Counted<S> {
+    fn written(&self) -> u64 {
+        self.written
     }
 }
 
@@ -51,7 +50,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let n = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
-        self.written.0.fetch_add(n as u64, Ordering::Relaxed);
+        self.written = self.written.wrapping_add(n as u64);
         Poll::Ready(Ok(n))
     }
 
@@ -65,7 +64,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
             return self.poll_write(cx, slice);
         }
         let n = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
-        self.written.0.fetch_add(n as u64, Ordering::Relaxed);
+        self.written = self.written.wrapping_add(n as u64);
         Poll::Ready(Ok(n))
     }
 

@@ -21,6 +21,7 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use super::frames::Violation;
+use super::progress::Progress;
 use super::wire::Wire;
 use crate::close::{Cause, Close, is_sendable};
 use crate::message::{Kind, Message};
@@ -66,8 +67,9 @@ const LARGE: usize = 16 * 1024;
 const WRITE_BUFFER: usize = 4096;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    /// A socket over `io` after the 101. `read_buffer` is held for the life of the connection.
-    pub(super) fn new(io: S, max_message: usize, read_buffer: usize) -> Self {
+    /// A socket over `io` after the 101, behind which `early` has come already. `read_buffer` is held
+    /// for the life of the connection.
+    pub(super) fn new(io: S, early: Bytes, max_message: usize, read_buffer: usize) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(read_buffer)
             .write_buffer_size(WRITE_BUFFER)
@@ -76,7 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             .max_frame_size(Some(max_message));
         Self {
             ws: WebSocketContext::new(Role::Server, Some(config)),
-            wire: Wire::new(io, max_message),
+            wire: Wire::new(io, early, max_message),
             ended: false,
             dirty: false,
             blocked: false,
@@ -189,6 +191,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             self.ws = WebSocketContext::new(Role::Server, Some(*self.ws.get_config()));
             self.grown = false;
         }
+    }
+
+    /// Bytes that the kernel took so far, wrapping.
+    pub(super) fn written(&self) -> u64
+    where
+        S: Progress,
+    {
+        self.wire.io().written()
     }
 
     /// The stream below, for its end.

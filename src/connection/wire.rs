@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::{Frames, Violation};
@@ -13,6 +14,8 @@ use super::frames::{Frames, Violation};
 #[derive(Debug)]
 pub(super) struct Wire<S> {
     io: S,
+    /// What came before anybody read the stream.
+    early: Bytes,
     frames: Frames,
     /// What the peer did wrong; the bytes before it were still handed up.
     violation: Option<Violation>,
@@ -27,8 +30,8 @@ pub(super) struct Polled<'a, 'b, S> {
 }
 
 impl<S> Wire<S> {
-    pub(super) fn new(io: S, max_message: usize) -> Self {
-        Self { io, frames: Frames::new(max_message), violation: None, heard: false }
+    pub(super) fn new(io: S, early: Bytes, max_message: usize) -> Self {
+        Self { io, early, frames: Frames::new(max_message), violation: None, heard: false }
     }
 
     pub(super) fn violation(&self) -> Option<Violation> {
@@ -53,6 +56,11 @@ impl<S> Wire<S> {
         Polled { wire: self, cx }
     }
 
+    /// The stream itself.
+    pub(super) fn io(&self) -> &S {
+        &self.io
+    }
+
     /// The stream itself, for its end.
     pub(super) fn io_mut(&mut self) -> &mut S {
         &mut self.io
@@ -66,7 +74,11 @@ impl<S: AsyncRead + Unpin> io::Read for Polled<'_, '_, S> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, violation));
         }
         let mut buf = ReadBuf::new(bytes);
-        now(Pin::new(&mut wire.io).poll_read(self.cx, &mut buf))?;
+        if wire.early.is_empty() {
+            now(Pin::new(&mut wire.io).poll_read(self.cx, &mut buf))?;
+        } else {
+            buf.put_slice(&wire.early.split_to(wire.early.len().min(buf.remaining())));
+        }
         let fresh = buf.filled();
         if fresh.is_empty() {
             return Ok(0);

@@ -35,6 +35,11 @@ impl<S> Head<S> {
     pub(super) fn new(io: S, timeout: Duration, newcomer: Arc<Newcomer>) -> Self {
         Self { io, wait: Some(Wait { newcomer, deadline: Box::pin(sleep(timeout)) }) }
     }
+
+    /// The stream itself.
+    pub(super) fn into_inner(self) -> S {
+        self.io
+    }
 }
 
 impl Wait {

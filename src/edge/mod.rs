@@ -21,17 +21,20 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
+use tokio_rustls::server::TlsStream;
 
 use crate::config::ProxyProtocol;
-use crate::connection::Counted;
+use crate::connection::{Counted, Stream};
 use crate::handshake::{BadHead, Caller, Doorkeeper};
 use crate::limits::{Newcomer, Pending};
 use crate::metrics::Metrics;
@@ -129,12 +132,12 @@ impl Edge {
                 newcomer.comes_from(ip);
             }
         }
-        let (tcp, written) = Counted::new(tcp);
+        let tcp = Counted::new(tcp);
         match (transport, &rules.acceptor) {
             (Transport::Plain, _) => {
                 let read_buffer = READ_BUFFER_PLAIN;
-                let (certificate, scheme) = (None, "http");
-                let caller = Caller { remote, scheme, certificate, read_buffer, written };
+                let (certificate, scheme, unwrap) = (None, "http", bare::<Counted<TcpStream>> as _);
+                let caller = Caller { remote, scheme, certificate, read_buffer, unwrap };
                 Box::pin(self.http(tcp, caller, &rules, transport, newcomer)).await;
             }
             // The listener came with its certificates, and a reload takes neither away.
@@ -156,7 +159,8 @@ impl Edge {
                         self.metrics.tls_handshake("ok");
                         let certificate = crate::tls::peer_certificate(&tls);
                         let (read_buffer, scheme) = (READ_BUFFER_TLS, "https");
-                        let caller = Caller { remote, scheme, certificate, read_buffer, written };
+                        let unwrap = bare::<TlsStream<Counted<TcpStream>>>;
+                        let caller = Caller { remote, scheme, certificate, read_buffer, unwrap };
                         Box::pin(self.http(tls, caller, &rules, transport, newcomer)).await;
                     }
                     Err(error) => {
@@ -286,6 +290,16 @@ impl Edge {
             tracing::debug!(%remote, %error, "HTTP connection failed");
         }
     }
+}
+
+/// A client's stream without what was around it for HTTP alone, and what came behind its request.
+fn bare<S>(upgraded: Upgraded) -> (Stream, Bytes)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Into<Stream> + 'static,
+{
+    Stream::of(upgraded, |io: TokioIo<Head<Watched<S>>>| {
+        io.into_inner().into_inner().into_inner().into()
+    })
 }
 
 /// IPv4 is IPv4 however it came, so that limits and networks see one client as one.

@@ -46,6 +46,11 @@ impl<S> Watched<S> {
         Self { io, watch }
     }
 
+    /// The stream itself.
+    pub(super) fn into_inner(self) -> S {
+        self.io
+    }
+
     /// The watch, as long as HTTP is spoken.
     fn watch(&mut self) -> Option<&mut Watch> {
         if self.watch.as_ref().is_some_and(|watch| watch.heads.strong_count() == 0) {

@@ -4,13 +4,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use tokio::io::duplex;
 
 use super::METRICS;
 use super::stream::{Frame, Manner, PING, PIPE, PONG, manner, runtime, server_frames, talk};
 use crate::cluster::Farewells;
 use crate::config::{AuthMode, Backend, EventKind, Limits, Plan, Route, Size};
-use crate::connection::{Accepted, Written, run};
+use crate::connection::{Accepted, Counted, run};
 use crate::event::{Peer, Trace};
 use crate::hub::Table;
 use crate::id::{ConnectionId, NodeId};
@@ -49,7 +50,7 @@ pub(super) fn transcript(bytes: &[u8], manner: Manner) -> Vec<Frame> {
     runtime().block_on(async {
         let (ours, theirs) = duplex(PIPE);
         let (table, places) = (Table::new(&Limits::default(), &METRICS), Permits::new(1));
-        let connection = Box::pin(run(theirs, accepted(&table, &places)));
+        let connection = Box::pin(run(Counted::new(theirs), accepted(&table, &places)));
         let all = talk(ours, bytes, manner, connection).await;
         assert!(table.is_empty() && places.taken() == 0, "nothing is left behind");
         let mut frames = server_frames(&all);
@@ -86,7 +87,7 @@ fn accepted(table: &Table, places: &Permits) -> Accepted {
         expires: None,
         heartbeat: Arc::default(),
         read_buffer: 1024,
-        written: Written::default(),
+        early: Bytes::new(),
         meters: Meters::new(&Arc::new(PlanRules::new(&Plan::default(), 0)), None),
         mailbox,
         registered,

@@ -16,7 +16,7 @@ use crate::cluster::{Cluster, Farewells, UserQuota};
 use crate::config::{
     AuthMode, Backend, EventKind, Heartbeat, Limits, RefuseMode, Route, Size, WhenUserFull,
 };
-use crate::connection::Written;
+use crate::connection::Stream;
 use crate::edge::{Edge, Proxies, Rules, Transport};
 use crate::handshake::{Caller, Door, Doorkeeper, Gate, Plans, Routes};
 use crate::hub::{Fleet, Table};
@@ -136,7 +136,7 @@ fn edge() -> (Edge, Caller) {
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         certificate: None,
         read_buffer: 1024,
-        written: Written::default(),
+        unwrap: Stream::wrapped,
     };
     let table = Table::new(&limits, &METRICS);
     let gate = |route: &Route| match route.auth {

@@ -27,7 +27,7 @@ use tokio::time::sleep;
 use crate::auth::{Revocations, Verifier};
 use crate::cluster::{Cluster, Farewells, UserQuota, Way};
 use crate::config::{Heartbeat, JwtSources, Route};
-use crate::connection::Written;
+use crate::connection::Unwrap;
 use crate::event::{Certificate, Trace};
 use crate::hub::Table;
 use crate::id::{ConnectionId, NodeId};
@@ -116,8 +116,8 @@ pub struct Caller {
     pub certificate: Option<Certificate>,
     /// Bytes of read buffer that its connection should have.
     pub read_buffer: usize,
-    /// The bytes that were written to its TCP stream.
-    pub written: Written,
+    /// Takes its stream out of what HTTP had around it.
+    pub unwrap: Unwrap,
 }
 
 impl Door {

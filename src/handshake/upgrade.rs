@@ -9,7 +9,6 @@ use http::header::{
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -74,7 +73,7 @@ impl Doorkeeper {
             expires: admitted.expires.map(instant_of),
             heartbeat: Arc::clone(&door.heartbeat),
             read_buffer: caller.read_buffer,
-            written: caller.written.clone(),
+            early: Bytes::new(),
             meters,
             mailbox,
             registered,
@@ -83,9 +82,11 @@ impl Doorkeeper {
             slot: admitted.slot,
             farewells: self.farewells.clone(),
         });
-        let upgrade = hyper::upgrade::on(request);
+        let (upgrade, unwrap) = (hyper::upgrade::on(request), caller.unwrap);
         self.farewells.tasks.spawn("connection", async move {
-            if let Some(io) = upgraded(upgrade).await {
+            // None when the client left before the 101 was written.
+            if let Ok((io, early)) = upgrade.await.map(unwrap) {
+                accepted.early = early;
                 accepted.entry = unopened.opened();
                 connection::run(io, *accepted).await;
             }
@@ -112,7 +113,7 @@ impl Doorkeeper {
         let timeout = door.heartbeat.close_timeout.get().min(REFUSED_CLOSE_TIMEOUT);
         let upgrade = hyper::upgrade::on(request);
         self.farewells.tasks.spawn("refusal", async move {
-            if let Some(io) = upgraded(upgrade).await {
+            if let Ok(io) = upgrade.await.map(TokioIo::new) {
                 connection::refuse(io, code, reason, timeout).await;
             }
             drop(place);
@@ -123,13 +124,6 @@ impl Doorkeeper {
 
 /// The longest that a refused client's stream stays for its close frame: enough to read it.
 const REFUSED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-
-type Stream = TokioIo<hyper::upgrade::Upgraded>;
-
-/// The stream behind the 101; none when the client left before that was written.
-async fn upgraded(upgrade: OnUpgrade) -> Option<Stream> {
-    upgrade.await.ok().map(TokioIo::new)
-}
 
 /// RFC 6455 section 4.2.2.
 fn switching(

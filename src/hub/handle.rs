@@ -52,13 +52,20 @@ struct Line {
 
 #[derive(Debug)]
 struct Shared {
+    outbox: Outbox,
+    /// Apart, because each push touches what lies beside the outbox, and few connections have any.
+    wishes: Option<Box<Wishes>>,
+}
+
+/// What others want and the connection has not seen yet.
+#[derive(Debug, Default)]
+struct Wishes {
     /// The first wish to end of its kind stands; a cut goes before a part.
     end: Option<Wish>,
     /// The last of its kind stands.
     refresh: Option<Instant>,
     trace: Option<Instant>,
     is_polled: bool,
-    outbox: Outbox,
 }
 
 impl Handle {
@@ -78,32 +85,32 @@ impl Handle {
 
     /// Wishes that the connection ends, once its events are answered.
     pub fn part(&self, close: Close) {
-        self.0.lock().end.get_or_insert(Wish::Part(close));
+        self.0.lock().wishes().end.get_or_insert(Wish::Part(close));
         self.0.call();
     }
 
     /// Tells that the token that let the connection in was renewed, or that one counts from now on,
     /// and when it ends.
     pub fn refresh(&self, ends: Instant) {
-        self.0.lock().refresh = Some(ends);
+        self.0.lock().wishes().refresh = Some(ends);
         self.0.call();
     }
 
     /// Wishes that what happens on the connection is logged.
     pub fn trace(&self, until: Instant) {
-        self.0.lock().trace = Some(until);
+        self.0.lock().wishes().trace = Some(until);
         self.0.call();
     }
 
     /// Wishes that the backend is asked.
     pub fn poll(&self) {
-        self.0.lock().is_polled = true;
+        self.0.lock().wishes().is_polled = true;
         self.0.call();
     }
 
     /// Wishes that the connection ends at once; what waits for it is gone.
     pub fn cut(&self, close: Close) {
-        self.0.lock().cut(close);
+        self.0.lock().wishes().cut(close);
         self.0.call();
     }
 
@@ -117,7 +124,7 @@ impl Handle {
             let mut shared = self.0.lock();
             let offered = shared.outbox.offer(message, expires);
             if offered == Err(NotTaken::Full) {
-                shared.cut(Close::of(Cause::OutboxFull));
+                shared.wishes().cut(Close::of(Cause::OutboxFull));
             }
             self.0.waiting.store(shared.outbox.len(), Ordering::Release);
             offered
@@ -246,17 +253,30 @@ impl Mailbox {
 
 impl Shared {
     fn new(bounds: &config::Outbox) -> Self {
-        let outbox = Outbox::new(bounds);
-        Self { end: None, refresh: None, trace: None, is_polled: false, outbox }
+        Self { outbox: Outbox::new(bounds), wishes: None }
     }
 
+    fn wishes(&mut self) -> &mut Wishes {
+        self.wishes.get_or_insert_default()
+    }
+
+    fn take_wish(&mut self) -> Option<Wish> {
+        let wish = self.wishes.as_mut()?.take();
+        if wish.is_none() {
+            self.wishes = None;
+        }
+        wish
+    }
+}
+
+impl Wishes {
     fn cut(&mut self, close: Close) {
         if !matches!(self.end, Some(Wish::Cut(_))) {
             self.end = Some(Wish::Cut(close));
         }
     }
 
-    fn take_wish(&mut self) -> Option<Wish> {
+    fn take(&mut self) -> Option<Wish> {
         let trace = self.trace.take().map(Wish::Trace);
         let wish = trace.or_else(|| self.refresh.take().map(Wish::Refresh));
         let polled = || std::mem::take(&mut self.is_polled).then_some(Wish::Poll);

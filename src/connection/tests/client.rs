@@ -4,13 +4,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::timeout;
 
 use super::{heartbeat, route};
 use crate::cluster::Farewells;
 use crate::config::{Limits, Plan, Route};
-use crate::connection::{Accepted, Counted, Written, run};
+use crate::connection::{Accepted, Counted, Progress, run};
 use crate::event::{Peer, Trace};
 use crate::hub::{Handle, Table};
 use crate::id::{ConnectionId, NodeId};
@@ -55,15 +56,14 @@ impl Client {
         edit: impl FnOnce(&mut Route),
     ) -> Self
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Progress + Send + 'static,
     {
         let (io, theirs) = duplex(PIPE);
-        let (theirs, written) = Counted::new(theirs);
-        let theirs = wrap(theirs);
+        let theirs = wrap(Counted::new(theirs));
         let metrics = Metrics::new();
         let table = Table::new(&Limits::default(), &metrics);
         let meters = Meters::new(&Arc::new(PlanRules::new(plan, 0)), None);
-        let accepted = Accepted { written, ..accepted(route(edit), &table, &metrics, meters) };
+        let accepted = accepted(route(edit), &table, &metrics, meters);
         let handle = table.handles().pop().unwrap();
         #[expect(clippy::disallowed_methods, reason = "the test waits for the stream's end")]
         tokio::spawn(run(theirs, accepted));
@@ -148,7 +148,7 @@ fn accepted(route: Arc<Route>, table: &Table, metrics: &Metrics, meters: Meters)
         expires: None,
         heartbeat: Arc::new(heartbeat()),
         read_buffer: 1024,
-        written: Written::default(),
+        early: Bytes::new(),
         meters,
         mailbox,
         registered,

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter, DuplexStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::{BINARY, CLOSE, Client, FIN, PING, PIPE, PONG, TEXT, frame};
 use crate::close::{Cause, Close};
 use crate::config::{LimitAction, Outbox, Plan, Rate, Size, WhenFull};
+use crate::connection::{Counted, Progress};
 use crate::hub::NotTaken;
 use crate::message::Message;
 
@@ -292,10 +293,16 @@ async fn a_message_that_trickles_in_is_given_up() {
     assert!((30..=32).contains(&took), "{took} s");
 }
 
+impl Progress for BufWriter<Counted<DuplexStream>> {
+    fn written(&self) -> u64 {
+        self.get_ref().written()
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_a_little_at_a_time_is_not_stalled() {
     // As TLS does, the stream takes much at once and passes it on bit by bit.
-    let wrap = |io| tokio::io::BufWriter::with_capacity(4 * PIPE, io);
+    let wrap = |io| BufWriter::with_capacity(4 * PIPE, io);
     let mut client = Client::over(wrap, &Plan::default(), |route| {
         route.max_message = Size::kib(1024);
     });

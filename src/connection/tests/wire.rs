@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::client::{BINARY, CLOSE, Client, FIN, PING, PIPE, PONG, TEXT, frame};
 use crate::close::{Cause, Close};
 use crate::config::Plan;
-use crate::connection::{Accepted, Counted, run};
+use crate::connection::{Accepted, Counted, Progress, Stream, run};
 use crate::message::Message;
 
 #[tokio::test]
@@ -246,6 +246,12 @@ async fn gone(table: &crate::hub::Table) {
     timeout(Duration::from_secs(10), gone).await.unwrap();
 }
 
+impl Progress for Fragile {
+    fn written(&self) -> u64 {
+        self.io.written()
+    }
+}
+
 impl AsyncRead for Fragile {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -312,11 +318,10 @@ async fn a_panic_is_told_to_its_own_client() {
 
 #[test]
 fn an_idle_connection_is_small() {
-    type Io = hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>;
-    fn size<F: Future>(_: impl FnOnce(Io, Accepted) -> F) -> usize {
+    fn size<F: Future>(_: impl FnOnce(Stream, Accepted) -> F) -> usize {
         size_of::<F>()
     }
-    let size = size(run::<Io>);
+    let size = size(run::<Stream>);
     assert!(size <= 1536, "{size} bytes for each idle connection");
 }
 
