@@ -430,12 +430,49 @@ async fn a_reply_that_nats_does_not_take_is_counted() {
     assert_eq!(client.next_text().await, "unknown 1");
 }
 
-#[tokio::test]
-async fn the_permissions_of_a_bridge_in_the_contract_suffice() {
-    let nats = NatsServer::with_users_of_the_contract("secret").await;
-    let service = Service::start(echo).await;
+/// A server with the users of the contract, and the file with their password.
+async fn with_users() -> (NatsServer, tempfile::NamedTempFile) {
     let secret = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(secret.path(), "secret").unwrap();
+    (NatsServer::with_users_of_the_contract("secret").await, secret)
+}
+
+#[tokio::test]
+async fn a_bridge_whose_subscription_is_refused_is_no_member_until_it_is_permitted() {
+    let (nats, secret) = with_users().await;
+    let service = Service::start(echo).await;
+    let bridge = Node::bridge(&format!(
+        "nats: {{servers: ['{}'], user: app-bridge, password: {}}}\n\
+         bridge: {{hub: app, queue: payments, backend: {{http: '{}'}}}}\n",
+        nats.url(),
+        secret.path().display(),
+        service.url()
+    ));
+    let refused = async |times: usize| {
+        eventually("the refusal", async || {
+            let lines = bridge.lines("NATS refuses the bridge a subscription");
+            (lines.len() >= times).then_some(())
+        })
+        .await;
+        let answer = exchange(bridge.admin(), READY).await;
+        assert_eq!(answer, (503, "NATS refuses the bridge a subscription\n".to_owned()));
+    };
+    // It asks again.
+    refused(2).await;
+    assert_eq!(bridge.metric("moorline_bridge_joined", &["hub=\"app\""]).await, 0.0);
+    let (workers, payments) = ("moorline.app.in.> workers\", \"_", "moorline.app.in.> payments\", \"_");
+    nats.change(workers, payments);
+    joins(&bridge).await;
+    let before = bridge.lines("NATS refuses the bridge a subscription").len();
+    nats.change(payments, workers);
+    refused(before + 1).await;
+    bridge.metric_becomes("moorline_bridge_joined", &["hub=\"app\""], 0.0).await;
+}
+
+#[tokio::test]
+async fn the_permissions_of_a_bridge_in_the_contract_suffice() {
+    let (nats, secret) = with_users().await;
+    let service = Service::start(echo).await;
     let nats_of = |user: &str| {
         let (url, file) = (nats.url(), secret.path().display());
         format!("nats: {{servers: ['{url}'], user: {user}, password: {file}}}\n")
