@@ -50,7 +50,7 @@ impl NatsRelay {
 
     /// Cancel safe in that dropping the future leaves nothing behind.
     pub(super) async fn request(&self, event: &Event, measure: &mut Measure<'_>) -> Outcome {
-        let asked = Asked { event, data: event.body.data(), way: self.ways.of(&event.body) };
+        let asked = Asked { event, data: event.data(), way: self.ways.of(&event.body) };
         self.dispatch.request(self, &asked, measure).await
     }
 }

@@ -460,7 +460,8 @@ async fn a_bridge_whose_subscription_is_refused_is_no_member_until_it_is_permitt
     // It asks again.
     refused(2).await;
     assert_eq!(bridge.metric("moorline_bridge_joined", &["hub=\"app\""]).await, 0.0);
-    let (workers, payments) = ("moorline.app.in.> workers\", \"_", "moorline.app.in.> payments\", \"_");
+    let (workers, payments) =
+        ("moorline.app.in.> workers\", \"_", "moorline.app.in.> payments\", \"_");
     nats.change(workers, payments);
     joins(&bridge).await;
     let before = bridge.lines("NATS refuses the bridge a subscription").len();

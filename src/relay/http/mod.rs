@@ -161,7 +161,7 @@ impl HttpRelay {
     /// Cancel safe in that dropping the future leaves nothing behind.
     pub(super) async fn request(&self, event: &Event, measure: &mut Measure<'_>) -> Outcome {
         let data = match self.dialect {
-            Dialect::Cloudevents => event.body.data(),
+            Dialect::Cloudevents => event.data(),
             Dialect::WebsocketOverHttp if websocket_over_http::is_unheard(event) => {
                 return Outcome::Replied(Vec::new());
             }
