@@ -51,7 +51,7 @@ pub struct Bridge {
 struct Asked {
     event: Event,
     reply: async_nats::Subject,
-    _place: Place,
+    place: Place,
 }
 
 /// Why a bridge is in its group no more.
@@ -223,7 +223,7 @@ impl Bridge {
         };
         match event::read(&headers, payload, &self.route) {
             Ok(event) => {
-                let asked = Asked { event, reply, _place: place };
+                let asked = Asked { event, reply, place };
                 self.tasks.spawn("event", Arc::clone(self).give(asked));
             }
             Err(error) => {
@@ -235,10 +235,18 @@ impl Bridge {
 
     /// Gives an event to the service and replies with what came of it.
     async fn give(self: Arc<Self>, asked: Asked) {
-        let id = asked.event.id();
-        let outcome = self.relay.request(asked.event).await;
+        let Asked { event, reply: to, mut place } = asked;
+        let id = event.id();
+        let outcome = self.relay.request(event).await;
         let carried = match reply::write(&outcome) {
-            Ok(reply) => self.send(&asked.reply, reply, REPLY_TIMEOUT).await,
+            // One that would have to wait, and has no room to.
+            Ok(Reply { headers, payload, .. })
+                if !self.feed.is_up() && !place.fits(payload.len() + size(&headers)) =>
+            {
+                self.is_lost(RequestError::Full);
+                Ok(())
+            }
+            Ok(reply) => self.send(&to, reply, REPLY_TIMEOUT).await,
             Err(error) => Err(error),
         };
         let Err(error) = carried else { return self.metrics.event(outcome.as_str()) };
@@ -246,7 +254,7 @@ impl Bridge {
         if let Some(left_out) = self.not_carried.admit(Instant::now()) {
             tracing::warn!(event_id = id, %error, left_out, "answer cannot be carried over NATS");
         }
-        Box::pin(self.fail(&asked.reply, StatusCode::BAD_GATEWAY, &error)).await;
+        Box::pin(self.fail(&to, StatusCode::BAD_GATEWAY, &error)).await;
     }
 
     /// Replies with a failure of the bridge's own, unless NATS is away.

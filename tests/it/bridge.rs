@@ -417,17 +417,29 @@ async fn a_bridge_outlives_nats_and_a_second_signal_ends_it_at_once() {
 #[tokio::test]
 async fn a_reply_that_nats_does_not_take_is_counted() {
     let mut nats = NatsServer::start().await;
-    let service = Service::start(|asked| echo(asked).after(Duration::from_millis(500))).await;
+    let service = Service::start(|asked| {
+        let answer = match &*asked.body {
+            "large" => Answer::ok("x".repeat(100_000)),
+            _ => echo(asked),
+        };
+        answer.after(Duration::from_secs(1))
+    })
+    .await;
     let node = edge(&nats, &format!("auth: none, {FAILURE}")).await;
-    let bridge = bridge(&nats, &service, "");
+    let bridge = bridge(&nats, &service, ", max_bytes: 64KiB");
     joins(&bridge).await;
     let mut client = Request::new("/ws").connect(node.ws()).await.expect("accepted");
+    let mut other = Request::new("/ws").connect(node.ws()).await.expect("accepted");
+    assert_eq!(client.ask("large").await.len(), 100_000, "it does not wait");
+    other.send("large").await;
     client.send("x").await;
-    eventually("it is there", async || (service.asked().len() == 1).then_some(())).await;
+    eventually("they are there", async || (service.asked().len() == 3).then_some(())).await;
     nats.kill();
-    bridge.metric_becomes("moorline_bridge_lost_replies_total", &["hub=\"app\""], 1.0).await;
-    bridge.wait_for("reply lost", |_| true);
-    assert_eq!(client.next_text().await, "unknown 1");
+    bridge.metric_becomes("moorline_bridge_lost_replies_total", &["hub=\"app\""], 2.0).await;
+    let first = bridge.wait_for("reply lost", |_| true);
+    assert_eq!(first["error"], "no room on the way to NATS");
+    assert_eq!(client.next_text().await, "unknown 2");
+    assert_eq!(other.next_text().await, "unknown 1");
 }
 
 /// A server with the users of the contract, and the file with their password.
