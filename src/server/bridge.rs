@@ -63,7 +63,8 @@ impl BridgeProcess {
         let (its_feed, its_metrics, its_tasks) = (feed.clone(), metrics.clone(), events.clone());
         let gates = Gates::new(&background);
         let bridge = move || {
-            Ok(Bridge::new(&settings, subjects, its_feed, &gates, &its_metrics, &its_tasks)?)
+            Bridge::new(&settings, subjects, its_feed, &gates, &its_metrics, &its_tasks)
+                .map_err(ServerError::Bridge)
         };
         let bridge = Arc::new(disk.read("bridge", bridge).await?);
         let drain = Drain::new();
