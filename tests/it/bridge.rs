@@ -483,6 +483,17 @@ async fn a_bridge_whose_subscription_is_refused_is_no_member_until_it_is_permitt
 }
 
 #[tokio::test]
+async fn a_bridge_that_may_have_no_more_subscriptions_is_no_member() {
+    // One is the bridge's inbox.
+    let nats = NatsServer::with_config("max_subscriptions: 1").await;
+    let service = Service::start(echo).await;
+    let bridge = bridge(&nats, &service, "");
+    bridge.wait_for("NATS refuses the bridge a subscription", |line| line["hub"] == "app");
+    let answer = exchange(bridge.admin(), READY).await;
+    assert_eq!(answer, (503, "NATS refuses the bridge a subscription\n".to_owned()));
+}
+
+#[tokio::test]
 async fn the_permissions_of_a_bridge_in_the_contract_suffice() {
     let (nats, secret) = with_users().await;
     let service = Service::start(echo).await;
