@@ -248,6 +248,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             time: SystemTime::now(),
             state: self.machine.state().cloned(),
             trace: self.trace,
+            written: None,
             body: match body {
                 Dispatched::Connected => EventBody::Connected,
                 Dispatched::Message(message) => EventBody::Message(message),
