@@ -34,7 +34,7 @@ bench: tools ## Measure memory, CPU and latency beside a bare relay; prints a ta
 fuzz: ## Give every door rubbish for TIME seconds each (600), or only to TARGETS="head frames"
 	TIME="$(TIME)" sh tests/fuzz/run.sh $(TARGETS)
 
-tools: ## Fetch what the tests drive: nats-server, Python and Node packages, Chromium, Pushpin
+tools: ## Fetch what the tests drive: nats-server, Python and Node packages; as root Chromium, Pushpin
 	@sh tests/tools/setup.sh $(TOOLS)
 
 clean-tools: ## Forget the fetched tools, so that the next `make tools` starts anew

@@ -1,7 +1,7 @@
 """A chat in Python: pip install nats-py; python worker.py. See README.md.
 
 It remembers nothing and may run as often as you like: moorline knows who is in which room, and
-brings the room back with every event as the connection's state.
+every event says the path, which is the room's, and the user.
 """
 
 import asyncio
@@ -16,8 +16,9 @@ import nats
 PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
 
-def subject(room):
-    """Where pushes to the room go; any name is one token of a subject."""
+def subject(path):
+    """Where pushes to the path's room go; any name is one token of a subject."""
+    room = unquote(path.removeprefix("/chat/"))
     token = "".join(chr(b) if b in PLAIN else f"={b:02X}" for b in f"room-{room}".encode())
     return f"moorline.chat.out.group.{token}"
 
@@ -27,7 +28,7 @@ def welcome(offer):
     name = parse_qs(offer["query"]).get("name", [""])[0]
     if not 0 < len(name) <= 30 or not name.isprintable():
         return b"say your name: ?name=...", {"moorline-status": "400"}
-    return json.dumps({"user_id": name, "state": offer["params"]["room"]}).encode(), {}
+    return json.dumps({"user_id": name}).encode(), {}
 
 
 async def main():
@@ -40,10 +41,13 @@ async def main():
         if kind == "connect":
             payload, headers = welcome(json.loads(event.data))
             return await client.publish(event.reply, payload, headers=headers)
-        said = {"kind": kind, "from": unquote(event.headers["ce-userid"])}
-        if kind == "message":
-            said["text"] = event.data.decode(errors="replace")
-        await client.publish(subject(unquote(event.headers["ce-state"])), json.dumps(said).encode())
+        # Who has no name was never let in: nobody answered the `connect` in time.
+        if "ce-userid" in event.headers:
+            said = {"kind": kind, "from": unquote(event.headers["ce-userid"])}
+            if kind == "message":
+                said["text"] = event.data.decode(errors="replace")
+            room = subject(unquote(event.headers["ce-subject"]))
+            await client.publish(room, json.dumps(said).encode())
         await client.publish(event.reply, b"")
 
     await client.subscribe("moorline.chat.in.*", queue="workers", cb=handle)

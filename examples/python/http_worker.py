@@ -9,7 +9,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
-SECRET = os.environ.get("MOORLINE_SECRET", "")
+SECRET = os.environb.get(b"MOORLINE_SECRET", b"")
 
 
 def answer(event, user, headers, data):
@@ -39,7 +39,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         data = self.rfile.read(int(self.headers["content-length"]))
-        if not hmac.compare_digest(self.headers.get("moorline-secret", ""), SECRET):
+        secret = self.headers.get("moorline-secret", "").encode("latin-1")
+        if not hmac.compare_digest(secret, SECRET):
             return self.reply(403, b"", {})
         user = unquote(self.headers.get("ce-userid", "guest"))
         self.reply(*answer(self.headers.get("ce-type"), user, self.headers, data))

@@ -54,12 +54,11 @@ pub(super) fn read(
         EventKind::Connected => EventBody::Connected,
         EventKind::Message => {
             let content_type = fields.one("ce-datacontenttype")?;
-            EventBody::Message(
-                Message::from_backend(content_type, Kind::Binary, payload).detached(),
-            )
+            let data = payload.clone();
+            EventBody::Message(Message::from_backend(content_type, Kind::Binary, data).detached())
         }
         EventKind::Disconnected => {
-            EventBody::Disconnected(Ended::parse(&payload).ok_or(NotEvent::Data)?)
+            EventBody::Disconnected(Box::new(Ended::parse(&payload).ok_or(NotEvent::Data)?))
         }
     };
     let offer = match &body {
@@ -90,6 +89,7 @@ pub(super) fn read(
         state: fields.decoded("ce-state", |text| State::new(text).ok())?.flatten(),
         trace: fields.one("traceparent")?.and_then(Trace::parse).unwrap_or_else(Trace::start),
         body,
+        written: Some(Box::new(payload)),
     };
     // The service tells by it what it has seen before.
     fields.parsed("ce-id", |text| (text == event.id()).then_some(()))?;
@@ -166,7 +166,7 @@ mod tests {
     use crate::relay::testing::{event, on_the_wire, peer, route};
 
     fn read_back(event: &Event) -> Result<Event, NotEvent> {
-        read(&on_the_wire(event), event.body.data(), &Arc::new(route("app")))
+        read(&on_the_wire(event), event.data(), &Arc::new(route("app")))
     }
 
     fn body(kind: usize, data: Vec<u8>, text: String) -> EventBody {
@@ -183,10 +183,10 @@ mod tests {
             1 => EventBody::Connected,
             2 => EventBody::Message(Message::text(text)),
             3 => EventBody::Message(Message::binary(data)),
-            _ => EventBody::Disconnected(Ended {
+            _ => EventBody::Disconnected(Box::new(Ended {
                 close: Close::said(Cause::Client, 4001, &text),
                 duration: Duration::from_millis(data.len() as u64),
-            }),
+            })),
         }
     }
 
@@ -217,7 +217,7 @@ mod tests {
             prop_assert_eq!(read.sequence, written.sequence);
             prop_assert_eq!((read.time, read.trace), (written.time, written.trace));
             prop_assert_eq!((read.kind(), &read.state), (written.kind(), &written.state));
-            prop_assert_eq!(read.body.data(), written.body.data());
+            prop_assert_eq!(read.body.data(), written.data());
             prop_assert_eq!(read.body.content_type(), written.body.content_type());
             prop_assert_eq!((&read.peer.path, &read.peer.user), (&written.peer.path, &written.peer.user));
             prop_assert_eq!(&read.peer.subprotocol, &written.peer.subprotocol);
@@ -252,6 +252,24 @@ mod tests {
         "ce-state",
         "traceparent",
     ];
+
+    #[test]
+    fn what_a_newer_node_says_is_handed_on() {
+        let peer = Arc::new(peer("app", None));
+        let ended = Ended { close: Close::of(Cause::Client), duration: Duration::ZERO };
+        for (body, data) in [
+            (EventBody::Connect(Box::default()), r#"{"query":"","country":"NZ"}"#),
+            (EventBody::Connected, r#"{"country":"NZ"}"#),
+            (
+                EventBody::Disconnected(Box::new(ended)),
+                r#"{"code":1006,"cause":"eaten","reason":"","duration_ms":1,"country":"NZ"}"#,
+            ),
+        ] {
+            let headers = on_the_wire(&event(&peer, body));
+            let read = read(&headers, Bytes::from_static(data.as_bytes()), &peer.route).unwrap();
+            assert_eq!(read.data(), data);
+        }
+    }
 
     #[test]
     fn what_breaks_the_contract_is_named() {

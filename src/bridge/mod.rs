@@ -10,13 +10,12 @@ mod room;
 
 use std::fmt::Display;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::{HeaderMap, HeaderValue};
 use http::StatusCode;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, AuthMode, Route};
@@ -24,7 +23,7 @@ use crate::event::{Event, Outcome};
 use crate::metrics::{BridgeMetrics, Metrics, NOT_AN_EVENT, NOT_CARRIED};
 use crate::nats::{Delivery, Feed, LogLimit, Reply, RequestError, Subjects};
 use crate::relay::{Fence, Gates, Hold, Relay, RelayError};
-use crate::task::Tasks;
+use crate::task::{Backoff, Tasks};
 use reply::NotCarried;
 use room::{Place, Room};
 
@@ -38,8 +37,8 @@ pub struct Bridge {
     feed: Feed,
     relay: Relay,
     room: Room,
-    /// Whether it has ever been in the group.
-    has_joined: AtomicBool,
+    /// Why it is not ready. Held for an assignment.
+    waits_for: Mutex<Option<&'static str>>,
     metrics: BridgeMetrics,
     /// One for each event.
     tasks: Tasks,
@@ -52,9 +51,24 @@ pub struct Bridge {
 struct Asked {
     event: Event,
     reply: async_nats::Subject,
-    _place: Place,
+    place: Place,
 }
 
+/// Why a bridge is in its group no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Stopped,
+    /// The service is left alone.
+    Unreachable,
+    /// NATS refuses the subscription.
+    Refused,
+}
+
+const NOT_REACHED: &str = "the service or NATS was not reached yet\n";
+const REFUSED: &str = "NATS refuses the bridge a subscription\n";
+/// The first pause and the longest one before NATS is asked again for what it has refused.
+const REFUSED_FIRST: Duration = Duration::from_secs(1);
+const REFUSED_MAX: Duration = Duration::from_secs(10);
 /// The bridge's route in metrics and logs.
 const ROUTE: &str = "bridge";
 /// How long the server may take to know that the bridge is in the group.
@@ -98,7 +112,7 @@ impl Bridge {
             feed,
             relay,
             room: Room::new(config.max_events, bytes),
-            has_joined: AtomicBool::new(false),
+            waits_for: Mutex::new(Some(NOT_REACHED)),
             tasks: tasks.clone(),
             not_events: LogLimit::new(),
             not_carried: LogLimit::new(),
@@ -109,15 +123,27 @@ impl Bridge {
     /// Takes events whenever the service can be reached, until `stop`. When it ends the bridge has left the
     /// group and everything that it was given has a task.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut pauses = Backoff::new(REFUSED_FIRST, REFUSED_MAX);
         while stop.run_until_cancelled(self.relay.reached()).await.is_some() {
-            Box::pin(self.be_a_member(&stop)).await;
+            if Box::pin(self.be_a_member(&stop)).await == End::Refused {
+                // Who may do so can permit it while the bridge runs.
+                stop.run_until_cancelled(sleep(pauses.delay())).await;
+            } else {
+                pauses.reset();
+            }
         }
     }
 
-    /// Whether it has ever been in its group.
+    /// What it waits for until it was in its group once, so that the one that it takes the place of goes on
+    /// until then. A later outage does not end it, for whoever asks cannot do anything about that; that NATS
+    /// refuses it does.
     #[must_use]
-    pub fn has_joined(&self) -> bool {
-        self.has_joined.load(Ordering::Acquire)
+    pub fn waits_for(&self) -> Option<&'static str> {
+        *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_for(&self, what: Option<&'static str>) {
+        *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
     /// The longest that it may take to leave the group and answer all that is here.
@@ -133,23 +159,27 @@ impl Bridge {
         self.tasks.len()
     }
 
-    /// Is in the group until the service cannot be reached, or `stop`.
-    async fn be_a_member(self: &Arc<Self>, stop: &CancellationToken) {
+    /// Is in the group until something ends that.
+    async fn be_a_member(self: &Arc<Self>, stop: &CancellationToken) -> End {
         let (hub, queue) = (self.route.hub.as_str(), &*self.queue);
+        let mut refusals = self.feed.refusals();
         let mut group = self.feed.join(self.subjects.events(&self.route.hub), queue).await;
         let mut shut = pin!(self.relay.shut());
-        let mut known = pin!(self.feed.confirmed(Instant::now() + FOR_EVER));
+        let mut known = pin!(self.known());
         let mut is_known = false;
-        let is_stopping = loop {
+        let end = loop {
             let delivery = tokio::select! {
-                () = stop.cancelled() => break true,
-                () = &mut shut => break false,
-                _ = &mut known, if !is_known => None,
+                biased;
+                () = stop.cancelled() => break End::Stopped,
+                () = &mut shut => break End::Unreachable,
+                // It cannot be an error: the sender is in `self`.
+                _ = refusals.changed() => break End::Refused,
+                () = &mut known, if !is_known => None,
                 Some(delivery) = group.next() => Some(delivery),
             };
             if !is_known {
                 is_known = true;
-                self.has_joined.store(true, Ordering::Release);
+                self.wait_for(None);
                 self.metrics.joined.set(1);
                 tracing::info!(hub, queue, "joined the queue group");
             }
@@ -157,12 +187,27 @@ impl Bridge {
                 self.take(delivery).await;
             }
         };
+        if end == End::Refused {
+            self.wait_for(Some(REFUSED));
+            tracing::warn!(hub, queue, "NATS refuses the bridge a subscription");
+        }
         group.leave(Instant::now() + LEAVE_TIMEOUT);
         while let Some(delivery) = group.next().await {
             self.take(delivery).await;
         }
         self.metrics.joined.set(0);
-        tracing::info!(hub, queue, is_stopping, "left the queue group");
+        if is_known {
+            tracing::info!(hub, queue, is_stopping = end == End::Stopped, "left the queue group");
+        }
+        end
+    }
+
+    /// Ends when the server has taken what was subscribed to. Had it refused, it would have said so before it
+    /// answers, but the library tells of that by another task: the second round is the time for it.
+    async fn known(&self) {
+        for _ in 0..2 {
+            self.feed.confirmed(Instant::now() + FOR_EVER).await;
+        }
     }
 
     /// Begins what is to be done for a message.
@@ -178,7 +223,7 @@ impl Bridge {
         };
         match event::read(&headers, payload, &self.route) {
             Ok(event) => {
-                let asked = Asked { event, reply, _place: place };
+                let asked = Asked { event, reply, place };
                 self.tasks.spawn("event", Arc::clone(self).give(asked));
             }
             Err(error) => {
@@ -190,10 +235,18 @@ impl Bridge {
 
     /// Gives an event to the service and replies with what came of it.
     async fn give(self: Arc<Self>, asked: Asked) {
-        let id = asked.event.id();
-        let outcome = self.relay.request(asked.event).await;
+        let Asked { event, reply: to, mut place } = asked;
+        let id = event.id();
+        let outcome = self.relay.request(event).await;
         let carried = match reply::write(&outcome) {
-            Ok(reply) => self.send(&asked.reply, reply, REPLY_TIMEOUT).await,
+            // One that would have to wait, and has no room to.
+            Ok(Reply { headers, payload, .. })
+                if !self.feed.is_up() && !place.fits(payload.len() + size(&headers)) =>
+            {
+                self.is_lost(RequestError::Full);
+                Ok(())
+            }
+            Ok(reply) => self.send(&to, reply, REPLY_TIMEOUT).await,
             Err(error) => Err(error),
         };
         let Err(error) = carried else { return self.metrics.event(outcome.as_str()) };
@@ -201,7 +254,7 @@ impl Bridge {
         if let Some(left_out) = self.not_carried.admit(Instant::now()) {
             tracing::warn!(event_id = id, %error, left_out, "answer cannot be carried over NATS");
         }
-        Box::pin(self.fail(&asked.reply, StatusCode::BAD_GATEWAY, &error)).await;
+        Box::pin(self.fail(&to, StatusCode::BAD_GATEWAY, &error)).await;
     }
 
     /// Replies with a failure of the bridge's own, unless NATS is away.

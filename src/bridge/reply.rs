@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn other_events_are_answered_too() {
         let ended = Ended { close: Close::of(Cause::Client), duration: Default::default() };
-        for body in [EventBody::Connected, EventBody::Disconnected(ended)] {
+        for body in [EventBody::Connected, EventBody::Disconnected(Box::new(ended))] {
             let fine = Outcome::Replied(Vec::new());
             assert_eq!(read_back(&body, &fine), Some(fine));
         }

@@ -15,7 +15,7 @@ pub(super) struct Room {
 #[derive(Debug)]
 pub(super) struct Place {
     _event: OwnedSemaphorePermit,
-    _bytes: OwnedSemaphorePermit,
+    bytes: OwnedSemaphorePermit,
 }
 
 /// What an event takes beside its headers and its data.
@@ -34,7 +34,17 @@ impl Room {
         let size = u32::try_from(size.saturating_add(OVERHEAD)).ok()?;
         let event = Arc::clone(&self.events).try_acquire_owned().ok()?;
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(size).ok()?;
-        Some(Place { _event: event, _bytes: bytes })
+        Some(Place { _event: event, bytes })
+    }
+}
+
+impl Place {
+    /// Whether there is room for an answer of this size in the place of the event, which is gone.
+    pub(super) fn fits(&mut self, size: usize) -> bool {
+        let more = size.saturating_add(OVERHEAD).saturating_sub(self.bytes.num_permits());
+        let Ok(more) = u32::try_from(more) else { return false };
+        let bytes = Arc::clone(self.bytes.semaphore()).try_acquire_many_owned(more);
+        bytes.map(|bytes| self.bytes.merge(bytes)).is_ok()
     }
 }
 
@@ -54,5 +64,20 @@ mod tests {
         drop((two, three));
         assert!(room.enter(2 * OVERHEAD).is_some());
         assert!(room.enter(usize::MAX).is_none());
+    }
+
+    #[test]
+    fn an_answer_has_the_place_of_its_event_and_what_room_there_is() {
+        let room = Room::new(2, 4 * OVERHEAD);
+        let mut place = room.enter(OVERHEAD).unwrap();
+        assert!(place.fits(OVERHEAD) && place.fits(0));
+        assert!(!place.fits(4 * OVERHEAD) && !place.fits(usize::MAX));
+        assert!(place.fits(2 * OVERHEAD));
+        let other = room.enter(0).unwrap();
+        assert!(!place.fits(3 * OVERHEAD), "the other has it");
+        drop(other);
+        assert!(place.fits(3 * OVERHEAD));
+        drop(place);
+        assert!(room.enter(3 * OVERHEAD).is_some());
     }
 }

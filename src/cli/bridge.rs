@@ -1,5 +1,6 @@
 //! `moorline bridge`: an HTTP service as a worker behind NATS.
 
+use std::env::var_os;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -30,9 +31,9 @@ use super::{logging, print};
     moorline bridge -c /etc/moorline/bridge.yaml"
 )]
 pub(super) struct Run {
-    /// The config file (.yaml, .yml or .toml), with the sections `nats` and `bridge`
-    #[arg(short, long, value_name = "FILE", env = "MOORLINE_CONFIG")]
-    #[arg(required_unless_present = "to", conflicts_with = "Short")]
+    /// The config file (.yaml, .yml or .toml), with the sections `nats` and `bridge`; with --to the variable counts
+    /// for nothing
+    #[arg(short, long, value_name = "FILE", env = CONFIG, required_unless_present = "to")]
     config: Option<PathBuf>,
     #[command(flatten)]
     short: Short,
@@ -40,6 +41,9 @@ pub(super) struct Run {
     #[arg(long)]
     print_config: bool,
 }
+
+/// The variable that names the config file.
+const CONFIG: &str = "MOORLINE_CONFIG";
 
 /// What a config file says, for a first try.
 #[derive(Debug, Args)]
@@ -56,7 +60,7 @@ struct Short {
     /// The queue group that it joins [default: workers]
     #[arg(long, value_name = "GROUP", requires = "to")]
     queue: Option<String>,
-    /// How events are written [default: cloudevents]
+    /// How events are written: cloudevents or websocket-over-http [default: cloudevents]
     #[arg(long, requires = "to", value_parser = dialect)]
     dialect: Option<Dialect>,
 }
@@ -64,8 +68,12 @@ struct Short {
 impl Run {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let config = match &self.config {
-            Some(file) => Config::load(file, process_environment())?,
-            None => self.short.config()?,
+            Some(file) if self.short.to.is_none() => Config::load(file, process_environment())?,
+            // A variable may be there for all commands of an image; an argument is meant for this one.
+            Some(file) if var_os(CONFIG).is_none_or(|variable| variable != *file) => {
+                anyhow::bail!("--config cannot be used with --to")
+            }
+            _ => self.short.config()?,
         };
         if self.print_config {
             print(&config.to_yaml())?;

@@ -142,7 +142,8 @@ impl Takeover {
             time: now,
             state: None,
             trace: Trace::start(),
-            body: EventBody::Disconnected(ended),
+            written: None,
+            body: EventBody::Disconnected(Box::new(ended)),
         };
         self.inner.fence.opened().await;
         let told: Told = farewell::tell(&relay, &event, give_up).await;

@@ -103,7 +103,8 @@ fn disconnected(peer: &Arc<Peer>, close: Close) -> Event {
         time: SystemTime::now(),
         state: None,
         trace: Trace::start(),
-        body: EventBody::Disconnected(ended),
+        written: None,
+        body: EventBody::Disconnected(Box::new(ended)),
     }
 }
 

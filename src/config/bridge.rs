@@ -19,7 +19,8 @@ pub struct Bridge {
     pub queue: String,
     /// The service, with `http`. No default.
     pub backend: Backend,
-    /// How long the service may take to answer an event. Default: `10s`.
+    /// How long the service may take to answer an event. Default: `6s`, with which an event that waited as
+    /// long as it may is answered within the `10s` of the nodes' routes.
     #[serde(default = "default_request_timeout")]
     pub request_timeout: Period,
     /// How long an event that is here waits for a service that takes no connections; then it is refused
@@ -32,7 +33,8 @@ pub struct Bridge {
     #[serde(default = "default_max_events")]
     pub max_events: usize,
     /// Bytes of those events, with 1 KiB on top of each. Default: `64MiB`. More are refused with 503 at
-    /// once.
+    /// once. Answers that wait while NATS is away take the place of their events; one that is larger and
+    /// finds no room is lost.
     #[serde(default = "default_max_bytes")]
     pub max_bytes: Size,
 }
@@ -58,7 +60,7 @@ fn default_queue() -> String {
 }
 
 fn default_request_timeout() -> Period {
-    Period::secs(10)
+    Period::secs(6)
 }
 
 fn default_hold() -> Period {
@@ -71,4 +73,19 @@ fn default_max_events() -> usize {
 
 fn default_max_bytes() -> Size {
     Size::kib(64 * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{AuthMode, HttpBackend, Route, Urls};
+
+    #[test]
+    fn by_default_it_answers_while_a_node_waits() {
+        let service = HttpBackend::new(Urls::One(String::new()));
+        let queue_timeout = service.queue_timeout;
+        let bridge = Bridge::new(Backend::Http(Box::new(service)));
+        let longest = bridge.hold.get() + queue_timeout.get() + bridge.request_timeout.get();
+        assert!(longest <= Route::new("chat", AuthMode::None).request_timeout.get());
+    }
 }

@@ -246,6 +246,7 @@ impl<S: Progress> Driver<S> {
             time: SystemTime::now(),
             state: self.machine.state().cloned(),
             trace: self.trace,
+            written: None,
             body: match body {
                 Dispatched::Connected => EventBody::Connected,
                 Dispatched::Message(message) => EventBody::Message(message),

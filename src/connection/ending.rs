@@ -106,7 +106,8 @@ impl LastEvents {
             time: SystemTime::now(),
             state: self.machine.state().cloned(),
             trace: self.trace,
-            body: EventBody::Disconnected(self.ended),
+            written: None,
+            body: EventBody::Disconnected(Box::new(self.ended)),
             peer: self.peer,
         };
         farewells.deliver(&self.relay, &event, entry).await;

@@ -83,7 +83,8 @@ impl Promise {
             time: SystemTime::now(),
             state: self.state,
             trace: self.trace,
-            body: EventBody::Disconnected(Ended { close, duration }),
+            written: None,
+            body: EventBody::Disconnected(Box::new(Ended { close, duration })),
         };
         let delivery = self.farewells.deliver(&self.relay, &event, self.entry);
         Box::pin(delivery).await;

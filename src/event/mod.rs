@@ -35,6 +35,8 @@ pub struct Event {
     pub trace: Trace,
     /// What happened.
     pub body: EventBody,
+    /// Its data as another node wrote them, which may say more than `body`. Boxed, for only a bridge has them.
+    pub written: Option<Box<Bytes>>,
 }
 
 /// What happened.
@@ -47,7 +49,7 @@ pub enum EventBody {
     /// A client sent a message.
     Message(Message),
     /// A client is gone.
-    Disconnected(Ended),
+    Disconnected(Box<Ended>),
     /// Nothing for a while, after which the backend wants to be asked. Only some dialects have it; in
     /// all else it is a message that says nothing.
     Poll,
@@ -196,6 +198,12 @@ impl Event {
         self.body.kind()
     }
 
+    /// The event's data.
+    #[must_use]
+    pub fn data(&self) -> Bytes {
+        self.written.as_deref().cloned().unwrap_or_else(|| self.body.data())
+    }
+
     /// The CloudEvents `id`: the same when the event is sent again.
     #[must_use]
     pub fn id(&self) -> String {
@@ -272,7 +280,7 @@ impl Ended {
     pub fn parse(json: &[u8]) -> Option<Self> {
         let end: End<'_> = serde_json::from_slice(json).ok()?;
         let cause = Cause::ALL.iter().find(|cause| cause.as_str() == end.cause);
-        // A newer node may know more causes; code and reason are then as it says.
+        // A newer node may know more causes. What is handed on is what it wrote.
         let cause = cause.copied().unwrap_or(Cause::NodeLost);
         let close = Close::said(cause, end.code, &end.reason);
         Some(Self { close, duration: Duration::from_millis(end.duration_ms) })

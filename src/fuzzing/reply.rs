@@ -62,10 +62,10 @@ fn body(asked: u8) -> EventBody {
         })),
         1 => EventBody::Message(Message::text("?")),
         2 => EventBody::Message(Message::binary("?")),
-        _ => EventBody::Disconnected(Ended {
+        _ => EventBody::Disconnected(Box::new(Ended {
             close: Close::of(Cause::Client),
             duration: std::time::Duration::ZERO,
-        }),
+        })),
     }
 }
 

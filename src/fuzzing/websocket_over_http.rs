@@ -89,10 +89,10 @@ fn event(asked: u8) -> Event {
         })),
         1 => EventBody::Message(Message::text("hello")),
         2 => EventBody::Poll,
-        _ => EventBody::Disconnected(Ended {
+        _ => EventBody::Disconnected(Box::new(Ended {
             close: Close::of(Cause::Client),
             duration: Duration::ZERO,
-        }),
+        })),
     };
     let kept = if asked & 4 == 0 { "" } else { r#"{"meta":{"user":"ann"},"prefix":"m:"}"# };
     Event {
@@ -102,6 +102,7 @@ fn event(asked: u8) -> Event {
         state: State::new(kept).unwrap(),
         trace: Trace::start(),
         body,
+        written: None,
     }
 }
 

@@ -269,6 +269,7 @@ fn connect_event<B>(
         sequence: 1,
         state: None,
         trace,
+        written: None,
         body: EventBody::Connect(Box::new(offer)),
     }
 }

@@ -160,7 +160,7 @@ pub(super) fn register() -> Families {
         bridge_joined: gauges(
             r,
             "bridge_joined",
-            "Whether a bridge is in its queue group: 1, or 0 while its service cannot be reached.",
+            "Whether a bridge is in its queue group: 1, or 0 while its service cannot be reached or NATS refuses it.",
             &["hub"],
         ),
         bridge_lost_replies: counters(

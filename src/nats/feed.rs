@@ -206,6 +206,13 @@ impl Feed {
         self.status.gaps()
     }
 
+    /// Changes whenever the server refuses a subscription, or ends one as its permissions change. That may
+    /// be told after [`confirmed`](Self::confirmed) has ended.
+    #[must_use]
+    pub fn refusals(&self) -> watch::Receiver<u64> {
+        self.status.refusals()
+    }
+
     /// A message came that there was no room for.
     pub(super) fn was_slow(&self) {
         self.status.was_slow(self.link.index());

@@ -19,6 +19,8 @@ pub(super) struct Status {
     failure: Mutex<Option<String>>,
     /// Counts the times that messages may have been missed.
     gaps: watch::Sender<u64>,
+    /// Counts the subscriptions that the server refused, or ended.
+    refusals: watch::Sender<u64>,
     was_up: std::sync::atomic::AtomicBool,
     connected: IntGauge,
     reconnects: IntCounter,
@@ -37,6 +39,7 @@ impl Status {
             up: watch::Sender::new(0),
             failure: Mutex::default(),
             gaps: watch::Sender::new(0),
+            refusals: watch::Sender::new(0),
             was_up: false.into(),
             connected: metrics.nats_connected().clone(),
             reconnects: metrics.nats_reconnects().clone(),
@@ -61,6 +64,10 @@ impl Status {
 
     pub(super) fn gaps(&self) -> watch::Receiver<u64> {
         self.gaps.subscribe()
+    }
+
+    pub(super) fn refusals(&self) -> watch::Receiver<u64> {
+        self.refusals.subscribe()
     }
 
     pub(super) fn was_up(&self) -> bool {
@@ -100,6 +107,9 @@ impl Status {
 
     /// The server refused something, as a subject that we have no permission for.
     pub(super) fn refused(&self, connection: usize, error: &str) {
+        if is_of_a_subscription(error) {
+            self.refusals.send_modify(|refusals| *refusals += 1);
+        }
         if let Some(left_out) = self.refused.admit(Instant::now()) {
             tracing::warn!(connection, error, left_out, "NATS server reported an error");
         }
@@ -118,4 +128,12 @@ impl Status {
             tracing::warn!(connection, left_out, "NATS subscription full, messages dropped");
         }
     }
+}
+
+/// Whether the server says that there is no subscription where one was asked for. Its words have no code.
+fn is_of_a_subscription(error: &str) -> bool {
+    let error = error.to_ascii_lowercase();
+    ["permissions violation for subscription", "maximum subscriptions exceeded"]
+        .iter()
+        .any(|words| error.contains(words))
 }

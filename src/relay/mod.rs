@@ -54,49 +54,23 @@ enum Way {
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
     /// Events go over NATS, and no NATS is configured.
-    #[error("route {route}: its backend is behind NATS, and there is no nats section")]
-    NoNats {
-        /// The route's name.
-        route: String,
-    },
+    #[error("its backend is behind NATS, and there is no nats section")]
+    NoNats,
     /// The route's own prefix is no subject.
-    #[error("route {route}: backend.nats cannot be used")]
-    Prefix {
-        /// The route's name.
-        route: String,
-        /// What is wrong with it.
-        source: SubjectError,
-    },
-    /// The route's service has no URL, or one that is none.
-    #[error("route {route}: backend.http is not 1 to 64 URLs of HTTP servers")]
-    Url {
-        /// The route's name.
-        route: String,
-    },
-    /// What shows the route's service that a request is moorline's cannot be used.
-    #[error("route {route}: backend.secret_file cannot be used")]
-    Secret {
-        /// The route's name.
-        route: String,
-        /// What went wrong, with the file or the variable.
-        source: io::Error,
-    },
-    /// What requests to the route's service are signed with cannot be used.
-    #[error("route {route}: backend.grip.key_file cannot be used")]
-    Grip {
-        /// The route's name.
-        route: String,
-        /// What went wrong, with the file or the variable.
-        source: io::Error,
-    },
-    /// The authorities for the route's service cannot be used.
-    #[error("route {route}: backend.ca cannot be used")]
-    Tls {
-        /// The route's name.
-        route: String,
-        /// What went wrong, with the file.
-        source: TlsError,
-    },
+    #[error("backend.nats cannot be used")]
+    Prefix(#[source] SubjectError),
+    /// The service has no URL, or one that is none.
+    #[error("backend.http is not 1 to 64 URLs of HTTP servers")]
+    Url,
+    /// What shows the service that a request is moorline's cannot be used.
+    #[error("backend.secret_file cannot be used")]
+    Secret(#[source] io::Error),
+    /// What requests to the service are signed with cannot be used.
+    #[error("backend.grip.key_file cannot be used")]
+    Grip(#[source] io::Error),
+    /// The authorities for the service cannot be used.
+    #[error("backend.ca cannot be used")]
+    Tls(#[source] TlsError),
 }
 
 impl Relay {

@@ -26,11 +26,11 @@ impl NatsRelay {
         hold: &Hold,
         fence: &Fence,
     ) -> Result<Self, RelayError> {
-        let name = || route.name().to_owned();
-        let nats = nats.ok_or_else(|| RelayError::NoNats { route: name() })?;
+        let nats = nats.ok_or(RelayError::NoNats)?;
         let subjects = match &route.backend {
-            Backend::Nats(prefix) if !prefix.is_empty() => Subjects::new(prefix)
-                .map_err(|source| RelayError::Prefix { route: name(), source })?,
+            Backend::Nats(prefix) if !prefix.is_empty() => {
+                Subjects::new(prefix).map_err(RelayError::Prefix)?
+            }
             _ => nats.subjects().clone(),
         };
         let place = |kind, action: Option<&str>| {
@@ -50,7 +50,7 @@ impl NatsRelay {
 
     /// Cancel safe in that dropping the future leaves nothing behind.
     pub(super) async fn request(&self, event: &Event, measure: &mut Measure<'_>) -> Outcome {
-        let asked = Asked { event, data: event.body.data(), way: self.ways.of(&event.body) };
+        let asked = Asked { event, data: event.data(), way: self.ways.of(&event.body) };
         self.dispatch.request(self, &asked, measure).await
     }
 }

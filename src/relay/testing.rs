@@ -58,5 +58,6 @@ pub(crate) fn event(peer: &Arc<Peer>, body: EventBody) -> Event {
         state: None,
         trace: Trace::start(),
         body,
+        written: None,
     }
 }

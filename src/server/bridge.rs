@@ -63,13 +63,15 @@ impl BridgeProcess {
         let (its_feed, its_metrics, its_tasks) = (feed.clone(), metrics.clone(), events.clone());
         let gates = Gates::new(&background);
         let bridge = move || {
-            Ok(Bridge::new(&settings, subjects, its_feed, &gates, &its_metrics, &its_tasks)?)
+            Bridge::new(&settings, subjects, its_feed, &gates, &its_metrics, &its_tasks)
+                .map_err(ServerError::Bridge)
         };
         let bridge = Arc::new(disk.read("bridge", bridge).await?);
         let drain = Drain::new();
         let admin = match &config.listeners.admin {
             Some(door) => {
-                let readiness = readiness(Arc::clone(&bridge));
+                let its = Arc::clone(&bridge);
+                let readiness = Readiness::new(move || its.waits_for());
                 let admin = build::operators(readiness, drain.clone(), &metrics, &operators);
                 Some((Arc::new(admin), open(door.address)?))
             }
@@ -130,12 +132,4 @@ impl BridgeProcess {
         tracing::info!(events = left, "drained");
         if left > 0 { Err(ServerError::Unanswered(left)) } else { Ok(()) }
     }
-}
-
-/// A bridge waits until it was in its group once, so that the one that it takes the place of goes on until
-/// then. A later outage does not end it: whoever asks cannot do anything about that.
-fn readiness(bridge: Arc<Bridge>) -> Readiness {
-    Readiness::new(move || {
-        (!bridge.has_joined()).then_some("the service or NATS was not reached yet\n")
-    })
 }

@@ -332,8 +332,8 @@ async fn relays(config: &Config, core: &Core) -> Result<Vec<(Arc<Route>, Relay)>
     let (nats, gates, hold) = (core.nats.clone(), core.gates.clone(), core.hold.clone());
     let (fence, metrics) = (core.cluster.fence().clone(), core.metrics.clone());
     let relay = move |route: Arc<Route>| {
-        let relay = Relay::new(&route, nats.as_ref(), &gates, &hold, &fence, &metrics)?;
-        Ok((route, relay))
+        let relay = Relay::new(&route, nats.as_ref(), &gates, &hold, &fence, &metrics);
+        relay.map_err(|error| ServerError::of_route(&route, error)).map(|relay| (route, relay))
     };
     core.disk.read("routes", move || routes.into_iter().map(relay).collect()).await
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::{AuthError, JwksError};
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Route};
 use crate::nats::NatsError;
 use crate::relay::RelayError;
 use crate::tls::TlsError;
@@ -26,8 +26,16 @@ pub enum ServerError {
     #[error(transparent)]
     Nats(#[from] NatsError),
     /// A route's backend cannot be used.
-    #[error(transparent)]
-    Relay(#[from] RelayError),
+    #[error("route {route}")]
+    Relay {
+        /// The route's name.
+        route: String,
+        /// Why not.
+        source: RelayError,
+    },
+    /// A bridge's backend cannot be used.
+    #[error("bridge")]
+    Bridge(#[source] RelayError),
     /// The fleet's state cannot be kept.
     #[error(
         "nats: {0}; `jetstream: optional` or `off` goes on without, see its comment in the config"
@@ -81,4 +89,10 @@ pub enum ServerError {
     /// Connections, or the last events of some, outlived every deadline.
     #[error("{0} connections, or their last events, were left at the end of all deadlines")]
     Undrained(usize),
+}
+
+impl ServerError {
+    pub(super) fn of_route(route: &Route, source: RelayError) -> Self {
+        Self::Relay { route: route.name().to_owned(), source }
+    }
 }

@@ -417,25 +417,86 @@ async fn a_bridge_outlives_nats_and_a_second_signal_ends_it_at_once() {
 #[tokio::test]
 async fn a_reply_that_nats_does_not_take_is_counted() {
     let mut nats = NatsServer::start().await;
-    let service = Service::start(|asked| echo(asked).after(Duration::from_millis(500))).await;
+    let service = Service::start(|asked| {
+        let answer = match &*asked.body {
+            "large" => Answer::ok("x".repeat(100_000)),
+            _ => echo(asked),
+        };
+        answer.after(Duration::from_secs(1))
+    })
+    .await;
     let node = edge(&nats, &format!("auth: none, {FAILURE}")).await;
-    let bridge = bridge(&nats, &service, "");
+    let bridge = bridge(&nats, &service, ", max_bytes: 64KiB");
     joins(&bridge).await;
     let mut client = Request::new("/ws").connect(node.ws()).await.expect("accepted");
+    let mut other = Request::new("/ws").connect(node.ws()).await.expect("accepted");
+    assert_eq!(client.ask("large").await.len(), 100_000, "it does not wait");
+    other.send("large").await;
     client.send("x").await;
-    eventually("it is there", async || (service.asked().len() == 1).then_some(())).await;
+    eventually("they are there", async || (service.asked().len() == 3).then_some(())).await;
     nats.kill();
-    bridge.metric_becomes("moorline_bridge_lost_replies_total", &["hub=\"app\""], 1.0).await;
-    bridge.wait_for("reply lost", |_| true);
-    assert_eq!(client.next_text().await, "unknown 1");
+    bridge.metric_becomes("moorline_bridge_lost_replies_total", &["hub=\"app\""], 2.0).await;
+    let first = bridge.wait_for("reply lost", |_| true);
+    assert_eq!(first["error"], "no room on the way to NATS");
+    assert_eq!(client.next_text().await, "unknown 2");
+    assert_eq!(other.next_text().await, "unknown 1");
+}
+
+/// A server with the users of the contract, and the file with their password.
+async fn with_users() -> (NatsServer, tempfile::NamedTempFile) {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "secret").unwrap();
+    (NatsServer::with_users_of_the_contract("secret").await, secret)
+}
+
+#[tokio::test]
+async fn a_bridge_whose_subscription_is_refused_is_no_member_until_it_is_permitted() {
+    let (nats, secret) = with_users().await;
+    let service = Service::start(echo).await;
+    let bridge = Node::bridge(&format!(
+        "nats: {{servers: ['{}'], user: app-bridge, password: {}}}\n\
+         bridge: {{hub: app, queue: payments, backend: {{http: '{}'}}}}\n",
+        nats.url(),
+        secret.path().display(),
+        service.url()
+    ));
+    let refused = async |times: usize| {
+        eventually("the refusal", async || {
+            let lines = bridge.lines("NATS refuses the bridge a subscription");
+            (lines.len() >= times).then_some(())
+        })
+        .await;
+        let answer = exchange(bridge.admin(), READY).await;
+        assert_eq!(answer, (503, "NATS refuses the bridge a subscription\n".to_owned()));
+    };
+    // It asks again.
+    refused(2).await;
+    assert_eq!(bridge.metric("moorline_bridge_joined", &["hub=\"app\""]).await, 0.0);
+    let (workers, payments) =
+        ("moorline.app.in.> workers\", \"_", "moorline.app.in.> payments\", \"_");
+    nats.change(workers, payments);
+    joins(&bridge).await;
+    let before = bridge.lines("NATS refuses the bridge a subscription").len();
+    nats.change(payments, workers);
+    refused(before + 1).await;
+    bridge.metric_becomes("moorline_bridge_joined", &["hub=\"app\""], 0.0).await;
+}
+
+#[tokio::test]
+async fn a_bridge_that_may_have_no_more_subscriptions_is_no_member() {
+    // One is the bridge's inbox.
+    let nats = NatsServer::with_config("max_subscriptions: 1").await;
+    let service = Service::start(echo).await;
+    let bridge = bridge(&nats, &service, "");
+    bridge.wait_for("NATS refuses the bridge a subscription", |line| line["hub"] == "app");
+    let answer = exchange(bridge.admin(), READY).await;
+    assert_eq!(answer, (503, "NATS refuses the bridge a subscription\n".to_owned()));
 }
 
 #[tokio::test]
 async fn the_permissions_of_a_bridge_in_the_contract_suffice() {
-    let nats = NatsServer::with_users_of_the_contract("secret").await;
+    let (nats, secret) = with_users().await;
     let service = Service::start(echo).await;
-    let secret = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(secret.path(), "secret").unwrap();
     let nats_of = |user: &str| {
         let (url, file) = (nats.url(), secret.path().display());
         format!("nats: {{servers: ['{url}'], user: {user}, password: {file}}}\n")

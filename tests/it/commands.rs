@@ -147,9 +147,16 @@ async fn a_bridge_and_a_node_have_each_their_own_config() {
     let (ok, said) = on_config("check", &of_bridge).await;
     assert!(ok && said.contains("hub app, queue group workers"), "{said}");
     let unreadable = of_bridge.replace("/'}", "/', secret_file: /nowhere/secret}");
-    for command in ["bridge", "check"] {
-        let (ok, said) = on_config(command, &unreadable).await;
-        assert!(!ok && said.contains("backend.secret_file"), "{command}: {said}");
+    let routes = "routes: [{name: chat, path: /ws, auth: none, backend: {http: 'http://127.0.0.1:1/', \
+                  secret_file: /nowhere/secret}}]\n";
+    let of_node = format!("listeners: {{plain: {{address: '127.0.0.1:0'}}}}\n{routes}");
+    for (command, config, place) in [
+        ("bridge", &unreadable, "moorline: bridge: backend.secret_file cannot be used: "),
+        ("check", &unreadable, "bridge.backend.secret_file"),
+        ("serve", &of_node, "moorline: route chat: backend.secret_file cannot be used: "),
+    ] {
+        let (ok, said) = on_config(command, config).await;
+        assert!(!ok && said.contains(place), "{command}: {said}");
         assert!(said.contains("/nowhere/secret"), "{command}: {said}");
     }
 
@@ -159,6 +166,10 @@ async fn a_bridge_and_a_node_have_each_their_own_config() {
     for line in ["hub: app", "queue: q", "http: http://a:1/e", "- nats://n:4222"] {
         assert!(ok && said.contains(line), "{line} in {said}");
     }
+    let mut in_an_image = moorline(&[&short[..], &["--print-config"]].concat());
+    in_an_image.env("MOORLINE_CONFIG", "/nowhere.yaml");
+    let (ok, said) = finish(in_an_image).await;
+    assert!(ok && said.contains("http: http://a:1/e"), "{said}");
     for (wrong, expected) in [
         (&["--dialect", "other"][..], "cloudevents"),
         (&["-c", "file.yaml"], "cannot be used with"),

@@ -14,6 +14,7 @@
 mod harness;
 
 mod tidy;
+mod setup;
 mod handshakes;
 mod addresses;
 mod refusals;

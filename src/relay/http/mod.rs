@@ -98,11 +98,10 @@ impl HttpRelay {
         fence: &Fence,
         metrics: &Metrics,
     ) -> Result<Self, RelayError> {
-        let name = || route.name().to_owned();
         let urls = backend.urls.as_slice();
         let tls = if urls.iter().any(|url| url.to_ascii_lowercase().starts_with("https:")) {
             let config = tls::client_config(backend.ca.as_deref(), None);
-            Some(Arc::new(config.map_err(|source| RelayError::Tls { route: name(), source })?))
+            Some(Arc::new(config.map_err(RelayError::Tls)?))
         } else {
             None
         };
@@ -113,9 +112,12 @@ impl HttpRelay {
         };
         let servers: Option<Box<[Server]>> = urls.iter().map(server).collect();
         let servers = servers.filter(|servers| (1..=InVain::MAX).contains(&servers.len()));
-        let servers = servers.ok_or_else(|| RelayError::Url { route: name() })?;
-        let key =
-            Key { hub: route.hub.as_str().to_owned(), route: name(), backend: backend.clone() };
+        let servers = servers.ok_or(RelayError::Url)?;
+        let key = Key {
+            hub: route.hub.as_str().to_owned(),
+            route: route.name().to_owned(),
+            backend: backend.clone(),
+        };
         let place = |kind: EventKind, action: Option<&str>| {
             let (hub, route, urls) = (route.hub.as_str(), route.name(), urls.join(" "));
             // No subject has a space.
@@ -130,8 +132,8 @@ impl HttpRelay {
             gate: gates.gate(key, &names, &circuits),
             ways,
             servers,
-            secret: secret(route, backend)?,
-            signer: signer(route, backend)?,
+            secret: secret(backend)?,
+            signer: signer(backend)?,
             dispatch: Dispatch::new(route),
         })
     }
@@ -161,7 +163,7 @@ impl HttpRelay {
     /// Cancel safe in that dropping the future leaves nothing behind.
     pub(super) async fn request(&self, event: &Event, measure: &mut Measure<'_>) -> Outcome {
         let data = match self.dialect {
-            Dialect::Cloudevents => event.body.data(),
+            Dialect::Cloudevents => event.data(),
             Dialect::WebsocketOverHttp if websocket_over_http::is_unheard(event) => {
                 return Outcome::Replied(Vec::new());
             }
@@ -313,15 +315,14 @@ pub(super) fn websocket_over_http_outcome(
 }
 
 /// Reads what requests are signed with.
-fn signer(route: &Route, backend: &HttpBackend) -> Result<Option<Signer>, RelayError> {
-    let wrong = |source| RelayError::Grip { route: route.name().to_owned(), source };
-    backend.grip.as_ref().map(Signer::new).transpose().map_err(wrong)
+fn signer(backend: &HttpBackend) -> Result<Option<Signer>, RelayError> {
+    backend.grip.as_ref().map(Signer::new).transpose().map_err(RelayError::Grip)
 }
 
 /// Reads what every request carries, and that it can be carried.
-fn secret(route: &Route, backend: &HttpBackend) -> Result<Option<HeaderValue>, RelayError> {
+fn secret(backend: &HttpBackend) -> Result<Option<HeaderValue>, RelayError> {
     let Some(source) = &backend.secret_file else { return Ok(None) };
-    let wrong = |source| RelayError::Secret { route: route.name().to_owned(), source };
+    let wrong = RelayError::Secret;
     let bytes = source.read().map_err(wrong)?;
     if bytes.is_empty() {
         return Err(wrong(io::Error::other("it is empty")));

@@ -210,7 +210,7 @@ fn a_connect_event_is_accepted_or_refused() {
 #[test]
 fn other_events_only_succeed_or_fail() {
     let ended = Ended { close: Close::of(Cause::Client), duration: std::time::Duration::ZERO };
-    for body in [EventBody::Connected, EventBody::Disconnected(ended)] {
+    for body in [EventBody::Connected, EventBody::Disconnected(Box::new(ended))] {
         let accepted = outcome(&body, &reply(&[("moorline-close", "bad")], b"ignored"));
         assert_eq!(accepted, Ok(Outcome::Replied(Vec::new())));
         let refused = outcome(&body, &reply(&[("moorline-status", "404")], b"no"));

@@ -5,28 +5,44 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{Process, line_of};
 use crate::harness::{
-    self, Client, NatsServer, Node, Request, Tool, eventually, finish, have, node_program, python,
-    root,
+    self, Client, NatsServer, Node, Request, Tool, eventually, finish, free_port, have,
+    node_program, python, root, tool,
 };
 
 /// Two nodes by the config of the example, and its worker.
 struct Chat {
     nodes: [Node; 2],
+    nats: String,
     _worker: Process,
-    _nats: NatsServer,
+    _server: Process,
+    _streams: TempDir,
 }
+
+/// Where the chat is told and explained.
+const PAGE: &str = "examples/chat/README.md";
 
 impl Chat {
     async fn start() -> Self {
-        let nats = NatsServer::start().await;
+        let (port, streams) = (free_port(), tempfile::tempdir().unwrap());
+        let (program, folder) = (tool(Tool::NatsServer), streams.path().display());
+        let server = format!("{} -a 127.0.0.1 -p {port} -sd {folder}", program.display());
+        let mut server = line_of(PAGE, "nats-server ", &[("nats-server", &server)]);
+        let server = Process(server.stderr(Stdio::null()).spawn().unwrap());
+        eventually("nats-server listening", async || {
+            TcpStream::connect(("127.0.0.1", port)).await.ok().map(drop)
+        })
+        .await;
+        let nats = format!("nats://127.0.0.1:{port}");
         let mut worker = python("examples/chat/worker.py");
-        worker.env("NATS_URL", nats.url()).stdout(Stdio::null());
+        worker.env("NATS_URL", &nats).stdout(Stdio::null());
         let worker = Process(worker.spawn().unwrap());
-        let servers = format!("['{}']", nats.url());
+        let servers = format!("['{nats}']");
         let nodes = [(); 2].map(|()| {
             Node::of_file(
                 "examples/chat/moorline.yaml",
@@ -40,7 +56,7 @@ impl Chat {
         for node in &nodes {
             node.reaches_nats().await;
         }
-        Self { nodes, _worker: worker, _nats: nats }
+        Self { nodes, nats, _worker: worker, _server: server, _streams: streams }
     }
 
     async fn enter(&self, node: usize, room: &str, name: &str) -> Client {
@@ -108,6 +124,24 @@ async fn people_in_a_room_hear_each_other_across_nodes_and_nobody_else_does() {
 
     let nameless = Request::new("/chat/attic").connect(chat.nodes[0].ws()).await.err().unwrap();
     assert_eq!(nameless, (400, "say your name: ?name=...".to_owned()));
+
+    // The ends of clients of a node that died, and of one that was never let in.
+    let client = async_nats::connect(&chat.nats).await.unwrap();
+    for user in [Some("zoë"), None] {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("ce-type", "moorline.disconnected");
+        headers.insert("ce-subject", "/chat/caf%25C3%25A9%2520%252A");
+        if user.is_some() {
+            headers.insert("ce-userid", "zo%C3%AB");
+        }
+        let subject = "moorline.chat.in.disconnected";
+        let asked = client.request_with_headers(subject, headers, "{}".into());
+        let reply = timeout(Duration::from_secs(10), asked).await.unwrap().unwrap();
+        assert!(reply.payload.is_empty() && reply.headers.is_none());
+        if let Some(user) = user {
+            assert_eq!(said(&mut ann).await, json!({"kind": "disconnected", "from": user}));
+        }
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod cron;
 mod grip;
 mod legacy;
 
+use std::path::Path;
 use std::process::{Child, Command};
 
 use crate::harness::{finish, root};
@@ -36,6 +37,33 @@ fn line_of(page: &str, start: &str, replaced: &[(&str, &str)]) -> Command {
     shell
 }
 
+/// Runs `moorline check` in a folder that has the files which the examples name.
+async fn check(config: &Path) -> (bool, String) {
+    let place = tempfile::tempdir().unwrap();
+    for file in ["management.key", "ws.secret"] {
+        std::fs::write(place.path().join(file), "k".repeat(32)).unwrap();
+    }
+    let mut check = Command::new(env!("CARGO_BIN_EXE_moorline"));
+    check.arg("check").arg("-c").arg(config).current_dir(place.path());
+    check.envs([("WS_SECRET", "s3cret"), ("GRIP_KEY", grip::KEY)]);
+    finish(check).await
+}
+
+#[tokio::test]
+async fn check_accepts_the_configs_that_stand_on_pages() {
+    for (page, begin, end) in
+        [("README.md", "```yaml\n", "```\n"), ("examples/README.md", "<<END\n", "END\n")]
+    {
+        let page = std::fs::read_to_string(root().join(page)).unwrap();
+        let (config, _) = page.split_once(begin).unwrap().1.split_once(end).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("moorline.yaml");
+        std::fs::write(&path, config).unwrap();
+        let (ok, said) = check(&path).await;
+        assert!(ok, "{config}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn check_accepts_each_config_and_each_page_is_short() {
     let mut seen = 0;
@@ -52,16 +80,7 @@ async fn check_accepts_each_config_and_each_page_is_short() {
         if std::fs::read_to_string(&config).unwrap().contains("\nnats:") {
             continue;
         }
-        let place = tempfile::tempdir().unwrap();
-        std::fs::write(place.path().join("management.key"), "k".repeat(32)).unwrap();
-        let mut check = Command::new(env!("CARGO_BIN_EXE_moorline"));
-        check
-            .arg("check")
-            .arg("-c")
-            .arg(&config)
-            .envs([("WS_SECRET", "s3cret"), ("GRIP_KEY", grip::KEY)]);
-        check.current_dir(place.path());
-        let (ok, said) = finish(check).await;
+        let (ok, said) = check(&config).await;
         assert!(ok, "{}: {said}", folder.display());
     }
     assert!(seen >= 4, "{seen} examples");

@@ -18,7 +18,7 @@ pub(crate) struct NatsServer {
     child: Option<Child>,
     port: u16,
     arguments: Vec<String>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl NatsServer {
@@ -64,7 +64,7 @@ impl NatsServer {
             "-c".into(),
             path.display().to_string(),
         ];
-        let mut server = Self { child: None, port, arguments, _folder: folder };
+        let mut server = Self { child: None, port, arguments, folder };
         server.resume().await;
         server
     }
@@ -96,6 +96,15 @@ impl NatsServer {
     /// Stops or continues the process.
     pub(crate) fn signal(&self, name: &str) {
         signal(self.child.as_ref().expect("a running nats-server").id(), name);
+    }
+
+    /// Has the running server read its config again, with `from` in it replaced by `to`.
+    pub(crate) fn change(&self, from: &str, to: &str) {
+        let path = self.folder.path().join("nats.conf");
+        let config = std::fs::read_to_string(&path).unwrap();
+        assert!(config.contains(from), "{config}");
+        std::fs::write(&path, config.replace(from, to)).unwrap();
+        self.signal("HUP");
     }
 
     /// A client of the test's own.

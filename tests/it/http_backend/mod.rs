@@ -49,11 +49,11 @@ async fn the_python_service_talks_as_the_contract_says() {
     let port = free_port();
     let command = || {
         let mut command = python("examples/python/http_worker.py");
-        command.arg(port.to_string()).env("MOORLINE_SECRET", "a secret");
+        command.arg(port.to_string()).env("MOORLINE_SECRET", "a sécret");
         command
     };
     let node = Node::with_variable(
-        ("BACKEND_SECRET", "a secret"),
+        ("BACKEND_SECRET", "a sécret"),
         &format!(
             "routes:\n- {{path: /ws, auth: connect, origins: ['https://a.example'], hold: 30s, \
              events: [connect, connected, message, disconnected], \
@@ -69,6 +69,10 @@ async fn the_python_service_talks_as_the_contract_says() {
     assert_eq!(client.ask("again").await, "guest 2: AGAIN");
     client.send(Message::binary(&b"abc"[..])).await;
     assert_eq!(client.next().await.unwrap(), Message::binary(&b"cba"[..]));
+    let forged = "POST /events HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\
+                  moorline-secret: a fälse one\r\n\r\n";
+    let address = ([127, 0, 0, 1], port).into();
+    assert_eq!(exchange(address, forged.as_bytes()).await, (403, String::new()));
     signal(service.0.id(), "TERM");
     eventually("the service ends", async || service.0.try_wait().unwrap()).await;
     let _service = start(command());

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{
-    Answer, Client, NatsServer, Node, Request, Tool, Worker, eventually, have, header, python,
+    Answer, Client, NatsServer, Node, Request, Tool, Worker, eventually, finish, have, header,
+    python,
 };
 
 const SECRET: &[u8] = b"a secret of thirty-two bytes....";
@@ -445,12 +446,12 @@ async fn the_python_example_pushes() {
     let mut ann = connect(&node, "/ws?ann@example.com").await;
     stage.reaches("user.ann=40example=2Ecom", 1).await;
     assert_eq!(ann.next_text().await, PROBE);
-    let push = |target: &str| {
+    let push = async |target: &str| {
         let mut command = python("examples/push.py");
-        let output = command.args([target, "hello"]).env("NATS_URL", stage.nats.url()).output();
-        String::from_utf8(output.unwrap().stdout).unwrap()
+        command.args([target, "hello"]).env("NATS_URL", stage.nats.url());
+        finish(command).await.1
     };
-    assert!(push("user:ann@example.com").starts_with("1 connections"));
+    assert!(push("user:ann@example.com").await.starts_with("1 connections"));
     assert_eq!(ann.next_text().await, "hello");
-    assert!(push("group:nobody's").starts_with("no node"));
+    assert!(push("group:nobody's").await.starts_with("no node"));
 }

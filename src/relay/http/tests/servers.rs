@@ -124,7 +124,7 @@ async fn nothing_goes_out_while_the_node_may_not_speak() {
     let ask = || Box::pin(relay.request(event(&peer, EventBody::Message(Message::text("x")))));
     assert_eq!(ask().await, Outcome::Unavailable);
     let end = Ended { close: Close::of(Cause::Client), duration: Duration::ZERO };
-    let ended = Box::pin(relay.request(event(&peer, EventBody::Disconnected(end))));
+    let ended = Box::pin(relay.request(event(&peer, EventBody::Disconnected(Box::new(end)))));
     assert_eq!(ended.await, Outcome::Replied(Vec::new()), "others tell the last event as well");
     fence.throw_open();
     assert_eq!(ask().await, said("yes"));

@@ -24,7 +24,7 @@ fn connect() -> EventBody {
 
 fn ended(cause: Cause, code: u16) -> EventBody {
     let close = Close::said(cause, code, "why");
-    EventBody::Disconnected(Ended { close, duration: Duration::ZERO })
+    EventBody::Disconnected(Box::new(Ended { close, duration: Duration::ZERO }))
 }
 
 fn answer(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Response<Bytes> {
