@@ -88,6 +88,8 @@ fn routes_of_websocket_over_http() {
     ] {
         refused(&[(with(backend, keys).as_str(), expected)]);
     }
+    let jwt = with("http://a", "hold: 1s").replace("none", "jwt");
+    refused(&[(&jwt, "routes[0]: `origins` is needed, because the backend sees")]);
     let signed = with("[http://a, http://b/], grip: {issuer: i, key_file: k}", open);
     accepted(&[&signed, &with("http://a", "forward_headers: [User-Agent]")]);
     accepted(&[&format!("{}\nupstream: http://a", with("http://a", open))]);
