@@ -1,7 +1,7 @@
 //! What GRIP libraries publish: items for channels, which are groups of the hubs whose services speak
 //! WebSocket-over-HTTP. Only what is for WebSockets is looked at.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::body::{Body, Payload};
+use super::desk::obeyed;
 use super::refusal::Refusal;
 use crate::auth::Token;
 use crate::close::is_sendable;
@@ -104,9 +105,18 @@ pub(super) struct Seen(Mutex<Recent>);
 
 #[derive(Debug, Default)]
 struct Recent {
-    keys: HashSet<Key>,
-    /// The same, the oldest first.
+    /// Since when.
+    keys: HashMap<Key, Instant>,
+    /// The same, the oldest first, and some that are forgotten.
     order: VecDeque<(Instant, Key)>,
+}
+
+/// Items on their way to the nodes. Whoever gives them again is to be heard unless they arrived, also
+/// when nobody waits for the answer any more.
+#[derive(Debug)]
+struct Unsaid<'a> {
+    seen: &'a Seen,
+    keys: Vec<Key>,
 }
 
 /// How long the nodes may take.
@@ -122,7 +132,7 @@ const AT_ONCE: usize = 64;
 ///
 /// # Errors
 /// When the body says nothing that can be done, which then is not done even in part, or not everybody
-/// could be told.
+/// is known to have been told.
 pub(super) async fn publish<B: Payload>(
     fleet: &Fleet,
     hubs: &[HubName],
@@ -138,12 +148,9 @@ pub(super) async fn publish<B: Payload>(
     {
         let now = Instant::now();
         let fresh: Vec<_> = wishes.iter().filter(|wish| seen.is_new(wish.key, now)).collect();
-        let done = try_join_all(fresh.iter().map(|wish| wish.fulfil(fleet, hubs))).await;
-        if let Err(refusal) = done {
-            // Whoever gives them again is to be heard.
-            fresh.iter().filter_map(|wish| wish.key).for_each(|key| seen.forget(key));
-            return Err(refusal);
-        }
+        let unsaid = Unsaid { seen, keys: fresh.iter().filter_map(|wish| wish.key).collect() };
+        try_join_all(fresh.iter().map(|wish| wish.fulfil(fleet, hubs))).await?;
+        unsaid.is_said();
     }
     Ok(match is_json {
         true => Answer::json(StatusCode::OK, r#"{"message":"Published"}"#),
@@ -255,10 +262,10 @@ impl Wish {
                 What::Send(message) => {
                     let (target, message) = (target.clone(), message.clone());
                     let push = Push { target, message, exclude: HashSet::new(), expires: None };
-                    fleet.push(hub, &push, deadline).await?;
+                    obeyed(fleet.push(hub, &push, deadline).await?)?;
                 }
                 What::Command(command) => {
-                    fleet.command(hub, &target, command, deadline).await?;
+                    obeyed(fleet.command(hub, &target, command, deadline).await?)?;
                 }
             }
         }
@@ -282,23 +289,39 @@ impl Seen {
             && (since + REMEMBERED <= now || recent.order.len() >= REMEMBERED_MAX)
         {
             recent.order.pop_front();
-            recent.keys.remove(&oldest);
+            if recent.keys.get(&oldest) == Some(&since) {
+                recent.keys.remove(&oldest);
+            }
         }
-        let is_new = recent.keys.insert(key);
-        if is_new {
-            recent.order.push_back((now, key));
+        if recent.keys.contains_key(&key) {
+            return false;
         }
-        is_new
+        recent.keys.insert(key, now);
+        recent.order.push_back((now, key));
+        true
     }
 
-    fn forget(&self, key: Key) {
+    fn forget(&self, keys: &[Key]) {
         let mut recent = self.lock();
-        recent.keys.remove(&key);
-        recent.order.retain(|(_, other)| *other != key);
+        for key in keys {
+            recent.keys.remove(key);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Recent> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Unsaid<'_> {
+    fn is_said(mut self) {
+        self.keys.clear();
+    }
+}
+
+impl Drop for Unsaid<'_> {
+    fn drop(&mut self) {
+        self.seen.forget(&self.keys);
     }
 }
 
@@ -381,14 +404,26 @@ mod tests {
         assert!(is_new("a", "1", 0) && !is_new("a", "1", 59));
         assert!(is_new("a", "2", 0) && is_new("b", "1", 0) && is_new("a1", "", 0));
         assert!(is_new("a", "1", 60), "it is forgotten");
-        seen.forget(key("a", "1"));
+        seen.forget(&[key("a", "1")]);
         assert!(is_new("a", "1", 61));
+        assert!(is_new("c", "1", 61) && !is_new("a", "1", 120), "it came again since");
         assert!(seen.is_new(None, now) && seen.is_new(None, now));
         for id in 0..REMEMBERED_MAX {
             is_new("many", &id.to_string(), 62);
         }
         assert_eq!(seen.lock().keys.len(), REMEMBERED_MAX);
         assert!(is_new("a", "1", 62), "there was no room");
+    }
+
+    #[test]
+    fn an_item_that_did_not_arrive_is_new_when_it_is_given_again() {
+        let (seen, now, key) = (Seen::default(), Instant::now(), key("a", "1"));
+        for arrives in [false, true] {
+            assert!(seen.is_new(Some(key), now));
+            let unsaid = Unsaid { seen: &seen, keys: vec![key] };
+            if arrives { unsaid.is_said() } else { drop(unsaid) }
+        }
+        assert!(!seen.is_new(Some(key), now));
     }
 
     #[test]

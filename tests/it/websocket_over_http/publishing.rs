@@ -9,12 +9,18 @@ use serde_json::{Map, Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{KEY, OPEN, bodies, events, said, text};
-use crate::harness::{Client, Node, Request, Service, exchange_raw};
+use crate::harness::{Client, NatsServer, Node, Request, Service, eventually, exchange_raw};
 
 /// A service whose connections subscribe to the channel that their path names, and a node that takes
 /// items for it.
 async fn stage() -> (Service, Node, tempfile::TempDir) {
-    let service = Service::start(|asked| {
+    let service = service().await;
+    let (node, files) = node(&service, "");
+    (service, node, files)
+}
+
+async fn service() -> Service {
+    Service::start(|asked| {
         let control = |kind: &str, channel: &str| {
             text(&format!(r#"c:{{"type":"{kind}","channel":"{channel}"}}"#))
         };
@@ -27,7 +33,11 @@ async fn stage() -> (Service, Node, tempfile::TempDir) {
             Some(_) => events(&[]),
         }
     })
-    .await;
+    .await
+}
+
+/// A node that is told what to publish, with more of its config.
+fn node(service: &Service, more: &str) -> (Node, tempfile::TempDir) {
     let files = tempfile::tempdir().unwrap();
     std::fs::write(files.path().join("key"), KEY).unwrap();
     let listeners = format!(
@@ -36,12 +46,12 @@ async fn stage() -> (Service, Node, tempfile::TempDir) {
         files.path().display()
     );
     let config = format!(
-        "routes:\n- {{path: '/ws/{{*rest}}', auth: none, forward_headers: [], hub: rooms, \
+        "{more}routes:\n- {{path: '/ws/{{*rest}}', auth: none, forward_headers: [], hub: rooms, \
          backend: {{http: '{}', dialect: websocket-over-http}}}}\n\
          - {{path: /echo, auth: none, backend: {{echo: true}}}}\n",
         service.origin()
     );
-    (service, Node::with_listeners(&listeners, &config), files)
+    (Node::with_listeners(&listeners, &config), files)
 }
 
 async fn member(node: &Node, channel: &str) -> Client {
@@ -64,11 +74,15 @@ async fn ask(to: SocketAddr, line: &str, headers: &[&str], body: &str) -> (u16, 
     (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_owned(), body.to_owned())
 }
 
-async fn publish(node: &Node, items: &Value) {
+async fn try_to_publish(node: &Node, items: &Value) -> (u16, String) {
     let body = json!({"items": items}).to_string();
     let bearer = format!("authorization: Bearer {KEY}");
     let (status, _, said) = ask(node.management(), "POST /publish/", &[&bearer], &body).await;
-    assert_eq!((status, &*said), (200, "Published\n"));
+    (status, said)
+}
+
+async fn publish(node: &Node, items: &Value) {
+    assert_eq!(try_to_publish(node, items).await, (200, "Published\n".to_owned()));
 }
 
 fn message(channel: &str, message: &Value) -> Value {
@@ -123,6 +137,32 @@ async fn members_of_a_channel_get_what_is_published() {
     assert_eq!(ann.closed().await, Some((4000, "bye".to_owned())));
     bob.send("still here").await;
     assert_eq!(bodies(&service, asked + 3).await.len(), asked + 3);
+}
+
+#[tokio::test]
+async fn what_may_not_have_arrived_is_not_called_published_and_is_heard_again() {
+    let mut nats = NatsServer::start().await;
+    let service = service().await;
+    let (node, _files) = node(&service, &format!("nats: {{servers: ['{}']}}\n", nats.url()));
+    node.reaches_nats().await;
+    let mut client = member(&node, "a").await;
+    let mut item = message("a", &json!({"content": "one"}));
+    item["id"] = "1".into();
+    let close = message("a", &json!({"action": "close", "code": 4000}));
+    let (item, close) = (json!([item]), json!([close]));
+    nats.signal("STOP");
+    let (said, closed) = tokio::join!(try_to_publish(&node, &item), try_to_publish(&node, &close));
+    for (status, said) in [said, closed] {
+        assert!(status == 503 || status == 504, "{status} {said}");
+        assert!(said.contains("ask again") || said.contains("cannot be reached"), "{said}");
+    }
+    nats.kill();
+    nats.resume().await;
+    eventually("it is published", async || {
+        (try_to_publish(&node, &item).await.0 == 200).then_some(())
+    })
+    .await;
+    assert_eq!(client.next_text().await, "one");
 }
 
 #[tokio::test]
