@@ -39,6 +39,20 @@ pub(super) struct Asked<'a, P> {
     pub(super) way: &'a Way<P>,
 }
 
+impl<P> Asked<'_, P> {
+    /// Whether the node may still speak for the connection. A carrier that waits before it sends looks
+    /// again after that.
+    pub(super) fn may_go(&self) -> Result<(), Tried> {
+        if self.way.fence.as_ref().is_some_and(Fence::is_shut) {
+            return Err(Tried::NotProcessed);
+        }
+        if self.event.peer.is_disowned() {
+            return Err(Tried::Done(Outcome::Unavailable));
+        }
+        Ok(())
+    }
+}
+
 /// What came of one try.
 pub(super) enum Tried {
     /// The event has its outcome.
@@ -198,12 +212,7 @@ impl Dispatch {
         deadline: Instant,
         measure: &mut Measure<'_>,
     ) -> Result<C::Sent, Tried> {
-        if asked.way.fence.as_ref().is_some_and(Fence::is_shut) {
-            return Err(Tried::NotProcessed);
-        }
-        if asked.event.peer.is_disowned() {
-            return Err(Tried::Done(Outcome::Unavailable));
-        }
+        asked.may_go()?;
         let sent = carrier.send(asked, deadline).await?;
         measure.may_be_processed(true);
         Ok(sent)
@@ -216,7 +225,7 @@ impl Dispatch {
             let (route, event_id) = (&*self.route, event.id());
             tracing::warn!(route, event_id, %broken, left_out, "backend broke the contract");
         }
-        Outcome::Refused(Refusal::new(BAD_GATEWAY, None))
+        Outcome::Refused(Refusal::broken(BAD_GATEWAY))
     }
 
     /// The event could never be sent.
