@@ -4,6 +4,7 @@
 mod libraries;
 mod publishing;
 mod pushpin;
+mod trouble;
 
 use tokio_tungstenite::tungstenite::Message;
 
@@ -285,7 +286,7 @@ async fn a_broken_answer_ends_the_connection_and_says_why() {
         ("cut", "shorter than its length"),
         ("part", "Content-Bytes-Accepted is 2 of 4"),
         ("more", "more than were offered"),
-        ("control", "unknown variant `explode`"),
+        ("control", "an unknown type"),
         ("state", "over 4096 bytes"),
         ("large", "more than 1000000 bytes"),
         ("type", "another type"),

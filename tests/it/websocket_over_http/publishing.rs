@@ -47,9 +47,11 @@ fn node(service: &Service, more: &str) -> (Node, tempfile::TempDir) {
     );
     let config = format!(
         "{more}routes:\n- {{path: '/ws/{{*rest}}', auth: none, forward_headers: [], hub: rooms, \
-         backend: {{http: '{}', dialect: websocket-over-http}}}}\n\
+         backend: {{http: '{}', dialect: websocket-over-http, \
+         grip: {{issuer: realm, key_file: '{}/key'}}}}}}\n\
          - {{path: /echo, auth: none, backend: {{echo: true}}}}\n",
-        service.origin()
+        service.origin(),
+        files.path().display()
     );
     (Node::with_listeners(&listeners, &config), files)
 }
@@ -75,9 +77,12 @@ async fn ask(to: SocketAddr, line: &str, headers: &[&str], body: &str) -> (u16, 
 }
 
 async fn try_to_publish(node: &Node, items: &Value) -> (u16, String) {
-    let body = json!({"items": items}).to_string();
+    publish_body(node, &json!({"items": items}).to_string()).await
+}
+
+pub(super) async fn publish_body(node: &Node, body: &str) -> (u16, String) {
     let bearer = format!("authorization: Bearer {KEY}");
-    let (status, _, said) = ask(node.management(), "POST /publish/", &[&bearer], &body).await;
+    let (status, _, said) = ask(node.management(), "POST /publish/", &[&bearer], body).await;
     (status, said)
 }
 
@@ -167,7 +172,9 @@ async fn what_may_not_have_arrived_is_not_called_published_and_is_heard_again() 
 
 #[tokio::test]
 async fn publishing_is_for_those_with_a_key() {
-    let (_service, node, _files) = stage().await;
+    let (service, node, _files) = stage().await;
+    let _client = member(&node, "a").await;
+    let signature = service.asked()[0].header("grip-sig").to_owned();
     let to = node.management();
     let bearer = |token: &str| format!("authorization: Bearer {token}");
     let basic = |text: &str| format!("authorization: Basic {}", STANDARD.encode(text));
@@ -188,6 +195,7 @@ async fn publishing_is_for_those_with_a_key() {
         (bearer(&grip), 200),
         (basic(&format!("realm:{KEY}")), 200),
         (bearer("another-key-that-is-as-long-as-it-must-be"), 401),
+        (bearer(&signature), 401),
         (bearer(&old), 401),
         (bearer(&other), 401),
         (basic("realm:no"), 401),
