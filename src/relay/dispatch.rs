@@ -16,7 +16,7 @@ use super::measure::{Held, Measure};
 use super::reply::BAD_GATEWAY;
 use super::ways::Way;
 use crate::config::Route;
-use crate::event::{Event, Outcome, Refusal};
+use crate::event::{Event, EventBody, Outcome, Refusal};
 use crate::nats::LogLimit;
 
 /// What is the same for every event of a route.
@@ -144,7 +144,14 @@ impl Dispatch {
         measure: &mut Measure<'_>,
     ) -> Outcome {
         let state = asked.event.state.as_ref().map_or(0, |state| state.as_str().len());
-        let size = asked.data.len() + state;
+        // A dialect that writes the message anew holds it twice.
+        let message = match &asked.event.body {
+            EventBody::Message(message) if message.data().as_ptr() != asked.data.as_ptr() => {
+                message.data().len()
+            }
+            _ => 0,
+        };
+        let size = asked.data.len() + message + state;
         // Certainly not processed, as if `Unavailable`; but it is the node that has no room, and
         // its operator who can give it more.
         let Some(place) = asked.way.line.join(size, Instant::now()) else {

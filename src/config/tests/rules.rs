@@ -330,14 +330,6 @@ fn routes_and_other_sections() {
             "routes[0]: `origins` is needed, because `forward_headers`",
         ),
         (
-            "routes: [{path: /a, auth: none, events: [connect], forward_headers: [cookie]}]",
-            "routes[0]: `origins` is needed, because `forward_headers`",
-        ),
-        (
-            "routes: [{path: /a, auth: jwt, events: [connect], forward_headers: [cookie]}]",
-            "routes[0]: `origins` is needed, because `forward_headers`",
-        ),
-        (
             "routes: [{path: /a, auth: jwt, subprotocols: [bearer.x]}]",
             "routes[0].subprotocols[0]: would never be selected",
         ),

@@ -57,6 +57,21 @@ fn services_and_other_sections() {
 }
 
 #[test]
+fn a_backend_that_is_asked_and_sees_cookies_needs_origins_whoever_else_says_who_it_is() {
+    let with = |auth: &str, keys: &str| format!("routes: [{{path: /a, auth: {auth}, {keys}}}]");
+    let asked = "events: [connect], forward_headers: [Cookie]";
+    for auth in ["none", "jwt", "connect"] {
+        refused(&[(&with(auth, asked), "routes[0]: `origins` is needed, because `forward")]);
+    }
+    accepted(&[
+        &with("jwt", &format!("{asked}, origins: ['https://a.b']")),
+        &with("jwt", "forward_headers: [Cookie]"),
+        // Pages that are not listed are refused anyway.
+        &with("certificate", asked),
+    ]);
+}
+
+#[test]
 fn routes_of_websocket_over_http() {
     let with = |backend: &str, keys: &str| {
         format!(

@@ -157,13 +157,15 @@ impl HttpRelay {
         }
     }
 
+    /// Whether the service does not want to hear of it.
+    pub(super) fn is_unheard(&self, event: &Event) -> bool {
+        self.dialect == Dialect::WebsocketOverHttp && websocket_over_http::is_unheard(event)
+    }
+
     /// Cancel safe in that dropping the future leaves nothing behind.
     pub(super) async fn request(&self, event: &Event, measure: &mut Measure<'_>) -> Outcome {
         let data = match self.dialect {
             Dialect::Cloudevents => event.body.data(),
-            Dialect::WebsocketOverHttp if websocket_over_http::is_unheard(event) => {
-                return Outcome::Replied(Vec::new());
-            }
             Dialect::WebsocketOverHttp => websocket_over_http::body(&event.body),
         };
         let asked = Asked { event, data, way: self.ways.of(&event.body) };

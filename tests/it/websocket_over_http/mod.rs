@@ -321,6 +321,8 @@ async fn a_detached_connection_is_left_to_its_channels() {
     node.wait_for("connection ended", |_| true);
     node.metric_becomes("moorline_disconnect_events_total", &["result=\"accepted\""], 1.0).await;
     assert_eq!(service.asked().len(), 3, "nothing was heard after it");
+    let replied = ["outcome=\"replied\"", "transport=\"http\""];
+    assert_eq!(node.metric("moorline_backend_requests_total", &replied).await, 3.0);
 }
 
 #[tokio::test]

@@ -41,6 +41,24 @@ async fn without_a_server_an_event_is_unavailable_after_the_hold() {
 }
 
 #[tokio::test]
+async fn all_bytes_that_are_held_count() {
+    for (dialect, copies) in [(Dialect::Cloudevents, 1), (Dialect::WebsocketOverHttp, 2)] {
+        let edge = Edge::new(vec![format!("http://{}/", nobody().await)], |route, backend| {
+            (route.hold, backend.dialect) = (Period::secs(30), dialect);
+        });
+        let text = "x".repeat(100_000);
+        let held = async {
+            until("held", || edge.hold.used() > 0).await;
+            edge.hold.used()
+        };
+        tokio::select! {
+            _ = edge.ask(&text) => panic!("nobody answers"),
+            used = held => assert_eq!(used / text.len(), copies),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_connection_closed_while_idle_costs_nothing() {
     let service = Service::start(ok("yes")).await;
     let edge = Edge::to(&service);
