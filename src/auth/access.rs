@@ -56,7 +56,7 @@ impl AccessKeys {
     }
 
     /// Whether `token` lets its bearer publish at `path`: one that says for what it is, only there; and
-    /// those of GRIP libraries, which say nothing of it.
+    /// those of GRIP libraries, which say nothing of it. A `Grip-Sig` says that it is for something else.
     ///
     /// # Errors
     /// When it is no key, and no token signed with one for that.
@@ -68,6 +68,9 @@ impl AccessKeys {
     ) -> Result<(), Denied> {
         self.admit_with(token, |claims| {
             check_time(claims, now)?;
+            if claims.contains_key("use") {
+                return Err(Denied::TYPE);
+            }
             if claims.contains_key("aud") { check_path(claims, path) } else { Ok(()) }
         })
     }
@@ -233,6 +236,8 @@ mod tests {
         let grip = signed(&json!({"iss": "realm", "exp": NOW + 60}));
         assert_eq!(publish(&grip), Ok(()));
         assert_eq!(keys.admit(&token(&grip), "/publish/", now), Err(Denied::AUDIENCE));
+        let seen = signed(&json!({"iss": "realm", "exp": NOW + 60, "use": "grip-sig"}));
+        assert_eq!(publish(&seen), Err(Denied::TYPE));
         assert_eq!(publish(str::from_utf8(SECRET).unwrap()), Ok(()));
         let named = |path| signed(&json!({"aud": format!("http://x{path}"), "exp": NOW + 60}));
         assert_eq!(publish(&named("/publish/")), Ok(()));

@@ -30,8 +30,8 @@ pub struct Route {
     pub refuse: RefuseMode,
     /// Exact origins (`https://example.com`) that a browser page may come from. Default: none listed,
     /// which lets every origin in. Where the browser itself shows who its user is, pages that are not
-    /// listed are refused: with `auth: certificate`, and with `auth: connect` where `Authorization` is
-    /// forwarded. Where a cookie authenticates, the list is needed.
+    /// listed are refused: with `auth: certificate`, and where a backend that hears of `connect` sees
+    /// `Authorization`. Where a cookie authenticates, or such a backend sees it, the list is needed.
     #[serde(default)]
     pub origins: Vec<String>,
     /// Subprotocols that may be selected, best first. Default: none listed, which selects the

@@ -63,9 +63,13 @@ pub(super) const STARVED: Duration = Duration::from_secs(1);
 /// Timers may fire before bytes are seen that came earlier, so nobody is given up at first sight.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Up to a tenth less, so that what began together does not stay in step.
+pub(super) fn jittered(full: Duration) -> Duration {
+    full.mul_f64(1.0 - 0.1 * rand::random::<f64>())
+}
+
 impl Heartbeat {
     pub(super) fn new(settings: Arc<Settings>, now: Instant) -> Self {
-        let jittered = |full: Duration| full.mul_f64(1.0 - 0.1 * rand::random::<f64>());
         Self {
             interval: jittered(settings.ping_interval.get()),
             ends: settings.max_age.map(|p| now + jittered(p.get())),

@@ -5,15 +5,20 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::event::{Content, KeepAlive};
+use crate::event::{Content, KeepAlive, Outcome};
+use crate::task::Backoff;
 
 /// The wishes of one connection's backend.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     /// How long without an event until the backend is asked, and when that is.
     poll: Option<(Duration, Instant)>,
-    /// Since when the backend is to be asked at once.
+    /// When the backend is to be asked, whatever the interval says.
     wanted: Option<Instant>,
+    /// The number of the question that is at the backend.
+    asked: Option<u64>,
+    /// The pauses between questions that came to no backend; none since one did.
+    pauses: Option<Backoff>,
     /// What is sent so that the way stays open, and when it is next.
     keep_alive: Option<(Box<KeepAlive>, Instant)>,
     /// What is sent once, and when.
@@ -29,6 +34,10 @@ pub(super) enum Due {
     Send(Content),
 }
 
+/// Pauses between questions that came to no backend, which has no place for more or is not there.
+const PAUSE_FIRST: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
 impl Timers {
     /// The backend is asked whenever there was no event for so long, or no more.
     pub(super) fn poll_every(&mut self, interval: Option<Duration>, now: Instant) {
@@ -38,6 +47,31 @@ impl Timers {
     /// The backend is asked as soon as it can be.
     pub(super) fn poll_soon(&mut self, now: Instant) {
         self.wanted.get_or_insert(now);
+    }
+
+    /// The question of this number is at the backend.
+    pub(super) fn asked(&mut self, sequence: u64) {
+        self.asked = Some(sequence);
+    }
+
+    /// Whether the event of this number was a question that certainly came to no backend; it is then
+    /// asked again after a pause.
+    pub(super) fn is_asked_again(
+        &mut self,
+        sequence: u64,
+        outcome: &Outcome,
+        now: Instant,
+    ) -> bool {
+        if self.asked.take_if(|asked| *asked == sequence).is_none() {
+            return false;
+        }
+        if !matches!(outcome, Outcome::Unavailable | Outcome::Overloaded) {
+            self.pauses = None;
+            return false;
+        }
+        let pauses = self.pauses.get_or_insert(Backoff::new(PAUSE_FIRST, PAUSE_MAX));
+        self.wanted = Some(now + pauses.delay());
+        true
     }
 
     /// The backend has answered an event.
@@ -93,7 +127,8 @@ impl Timers {
             *at = now + keep.after;
             return Some(Due::Send(keep.content.clone()));
         }
-        let is_due = self.wanted.is_some() || self.poll.is_some_and(|(_, at)| at <= now);
+        let poll = self.wanted.or(self.poll.map(|(_, at)| at));
+        let is_due = poll.is_some_and(|at| at <= now);
         if !may_poll || !is_due {
             return None;
         }

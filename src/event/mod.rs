@@ -154,6 +154,8 @@ pub struct Refusal {
     pub message: Option<Message>,
     /// Headers for the client whose handshake is refused.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// Whether it was no answer that can be understood: it may have been meant as a yes.
+    pub is_broken: bool,
 }
 
 /// Opaque text of a backend about one connection, at most [`State::MAX`] bytes.
@@ -187,7 +189,13 @@ impl Refusal {
     /// A no without headers.
     #[must_use]
     pub const fn new(status: u16, message: Option<Message>) -> Self {
-        Self { status, message, headers: Vec::new() }
+        Self { status, message, headers: Vec::new(), is_broken: false }
+    }
+
+    /// An answer that breaks the contract, told to clients as this status and without a word.
+    #[must_use]
+    pub const fn broken(status: u16) -> Self {
+        Self { status, message: None, headers: Vec::new(), is_broken: true }
     }
 }
 

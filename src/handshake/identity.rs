@@ -310,9 +310,21 @@ impl Asked {
         let grant = match Box::pin(promise.relay.request(event)).await {
             Outcome::Accepted(grant) => *grant,
             Outcome::Replied(_) => Grant::default(),
-            Outcome::Refused(refusal) => return Err(Refusal::Backend(Box::new(refusal))),
+            Outcome::Refused(refusal) => {
+                if refusal.is_broken {
+                    tell_of_end(promise);
+                }
+                return Err(Refusal::Backend(Box::new(refusal)));
+            }
             Outcome::Unavailable | Outcome::Overloaded => return Err(Refusal::BackendUnavailable),
-            Outcome::Unknown => return Err(unknown(promise)),
+            Outcome::Unknown => {
+                let is_reachable = promise.relay.is_reachable();
+                tell_of_end(promise);
+                return Err(match is_reachable {
+                    true => Refusal::BackendTimeout,
+                    false => Refusal::BackendUnavailable,
+                });
+            }
         };
         let subprotocol = grant.subprotocol.clone().or(subprotocol);
         let peer = Arc::new(promise.peer.granted(grant.user.clone(), subprotocol.map(Into::into)));
@@ -327,19 +339,14 @@ impl Asked {
     }
 }
 
-/// Refuses a client that the backend may have let in; then that must hear of its end.
-fn unknown(mut promise: Promise) -> Refusal {
-    let refusal = match promise.relay.is_reachable() {
-        true => Refusal::BackendTimeout,
-        false => Refusal::BackendUnavailable,
-    };
+/// A backend that may have let in a client that is refused must hear of its end.
+fn tell_of_end(mut promise: Promise) {
     if promise.peer.route.wants(EventKind::Disconnected) {
         promise.sequence = 1;
         // There was no close frame.
         promise.close = Close::with_code(Cause::BackendFailed, Cause::Vanished.code());
         drop(Unopened::new(promise));
     }
-    refusal
 }
 
 /// What a browser needs to see selected even when it is refused by a close frame: one of its offers

@@ -26,7 +26,7 @@ use tokio::time::sleep;
 
 use crate::auth::{Revocations, Verifier};
 use crate::cluster::{Cluster, Farewells, UserQuota, Way};
-use crate::config::{Heartbeat, JwtSources, Route};
+use crate::config::{EventKind, Heartbeat, JwtSources, Route};
 use crate::connection::Unwrap;
 use crate::event::{Certificate, Trace};
 use crate::hub::Table;
@@ -131,13 +131,14 @@ impl Door {
         plans: Plans,
         quota: UserQuota,
     ) -> Self {
-        let decides = matches!(gate, Gate::Connect)
-            || matches!(gate, Gate::Open) && route.is_websocket_over_http();
+        // A backend that is asked may go by what it sees, whatever else the client shows.
+        let decides_by = |header| route.wants(EventKind::Connect) && route.forwards(header);
         let trust = match &gate {
             Gate::Jwt { sources, .. } if sources.cookie.is_some() => Trust::Cookie,
-            _ if decides && route.forwards("cookie") => Trust::Cookie,
-            _ if decides && route.forwards("authorization") => Trust::Ambient,
+            Gate::Connect | Gate::Open if decides_by("cookie") => Trust::Cookie,
+            // Programs show a token or a certificate of their own.
             Gate::Certificate => Trust::Ambient,
+            _ if decides_by("cookie") || decides_by("authorization") => Trust::Ambient,
             Gate::Jwt { .. } | Gate::Connect | Gate::Open => Trust::Shown,
         };
         let origins = Origins::new(&route.origins, trust);

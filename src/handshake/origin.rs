@@ -13,8 +13,8 @@ pub(super) struct Origins {
 pub(super) enum Trust {
     /// Nothing: what authenticates is shown by the page itself.
     Shown,
-    /// A client certificate or a password, which browsers and programs send alike: pages must be
-    /// listed. Browsers name the page of every handshake, so who names none is a program.
+    /// A client certificate or a password, which browsers and programs send alike, or a cookie beside
+    /// what the client itself shows: pages must be listed. Browsers name the page of every handshake, so who names none is a program.
     Ambient,
     /// A cookie, which hardly any program sends: pages must be listed, and a missing Origin is not
     /// taken for a program's.

@@ -115,6 +115,9 @@ pub enum ExchangeError {
     /// What came is no HTTP.
     #[error("the answer is no HTTP")]
     NotHttp(#[source] hyper::Error),
+    /// The answer's head is over the bounds.
+    #[error("the answer's head has more than {MAX_HEAD} bytes or {MAX_HEADERS} headers")]
+    HeadTooLarge,
     /// The answer's body is over the bound, in bytes.
     #[error("the answer has more than {0} bytes")]
     TooLarge(usize),
@@ -328,6 +331,7 @@ impl Wire {
         let answer = driven(&mut self.connection, work).await;
         answer.map_err(|error| match error {
             _ if !self.written.is_any() => ExchangeError::NotWritten,
+            ExchangeError::Lost(error) if error.is_parse_too_large() => ExchangeError::HeadTooLarge,
             ExchangeError::Lost(error) if error.is_parse() => ExchangeError::NotHttp(error),
             error => error,
         })

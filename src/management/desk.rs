@@ -265,7 +265,7 @@ fn whole(done: Done) -> Result<Done, Refusal> {
 ///
 /// # Errors
 /// When it was not done for some.
-fn obeyed(done: Done) -> Result<Done, Refusal> {
+pub(super) fn obeyed(done: Done) -> Result<Done, Refusal> {
     match done.refused {
         Some(reason) => {
             let (connections, changed) = (done.connections, done.changed);

@@ -17,6 +17,7 @@ mod body;
 mod desk;
 mod revoke;
 mod publish;
+mod seen;
 mod answer;
 mod refusal;
 #[cfg(test)]
@@ -67,7 +68,7 @@ pub struct Management {
     /// Where the tasks of this door run.
     tasks: Tasks,
     /// What was published just now.
-    published: publish::Seen,
+    published: seen::Seen,
     /// The gate before log lines about those who are not let in.
     denied: LogLimit,
 }
@@ -117,7 +118,7 @@ impl Management {
             requests: Permits::new(REQUESTS),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
-            published: publish::Seen::default(),
+            published: seen::Seen::default(),
             denied: LogLimit::new(),
         }
     }

@@ -1,11 +1,9 @@
 //! What GRIP libraries publish: items for channels, which are groups of the hubs whose services speak
 //! WebSocket-over-HTTP. Only what is for WebSockets is looked at.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashSet;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -18,7 +16,9 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::body::{Body, Payload};
+use super::desk::obeyed;
 use super::refusal::Refusal;
+use super::seen::{Key, Seen, key};
 use crate::auth::Token;
 use crate::close::is_sendable;
 use crate::hub::{Command, Fleet, Push, Target};
@@ -95,26 +95,8 @@ enum What {
     Command(Command),
 }
 
-/// A channel and an id in it, which is the same as long as a hash is.
-type Key = [u8; 16];
-
-/// The items of the last minute that this node was given, so that one that comes twice is published once.
-#[derive(Debug, Default)]
-pub(super) struct Seen(Mutex<Recent>);
-
-#[derive(Debug, Default)]
-struct Recent {
-    keys: HashSet<Key>,
-    /// The same, the oldest first.
-    order: VecDeque<(Instant, Key)>,
-}
-
 /// How long the nodes may take.
 const FLEET_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an item is remembered.
-const REMEMBERED: Duration = Duration::from_secs(60);
-/// The most items that are remembered, of 48 bytes each; the oldest is forgotten for one more.
-const REMEMBERED_MAX: usize = 65_536;
 /// Messages that are on their way to nodes at once.
 const AT_ONCE: usize = 64;
 
@@ -122,7 +104,7 @@ const AT_ONCE: usize = 64;
 ///
 /// # Errors
 /// When the body says nothing that can be done, which then is not done even in part, or not everybody
-/// could be told.
+/// is known to have been told.
 pub(super) async fn publish<B: Payload>(
     fleet: &Fleet,
     hubs: &[HubName],
@@ -138,12 +120,9 @@ pub(super) async fn publish<B: Payload>(
     {
         let now = Instant::now();
         let fresh: Vec<_> = wishes.iter().filter(|wish| seen.is_new(wish.key, now)).collect();
-        let done = try_join_all(fresh.iter().map(|wish| wish.fulfil(fleet, hubs))).await;
-        if let Err(refusal) = done {
-            // Whoever gives them again is to be heard.
-            fresh.iter().filter_map(|wish| wish.key).for_each(|key| seen.forget(key));
-            return Err(refusal);
-        }
+        let unsaid = seen.unsaid(fresh.iter().filter_map(|wish| wish.key).collect());
+        try_join_all(fresh.iter().map(|wish| wish.fulfil(fleet, hubs))).await?;
+        unsaid.arrived();
     }
     Ok(match is_json {
         true => Answer::json(StatusCode::OK, r#"{"message":"Published"}"#),
@@ -255,50 +234,14 @@ impl Wish {
                 What::Send(message) => {
                     let (target, message) = (target.clone(), message.clone());
                     let push = Push { target, message, exclude: HashSet::new(), expires: None };
-                    fleet.push(hub, &push, deadline).await?;
+                    obeyed(fleet.push(hub, &push, deadline).await?)?;
                 }
                 What::Command(command) => {
-                    fleet.command(hub, &target, command, deadline).await?;
+                    obeyed(fleet.command(hub, &target, command, deadline).await?)?;
                 }
             }
         }
         Ok(())
-    }
-}
-
-fn key(channel: &str, id: &str) -> Key {
-    // No text has this byte, so that no two pairs are one.
-    let text = [channel.as_bytes(), &[0xff], id.as_bytes()].concat();
-    let hash = digest(&SHA256, &text);
-    hash.as_ref().first_chunk().copied().unwrap_or_default()
-}
-
-impl Seen {
-    /// Whether an item has not come in the last minute; now it has. One without a key is always new.
-    fn is_new(&self, key: Option<Key>, now: Instant) -> bool {
-        let Some(key) = key else { return true };
-        let mut recent = self.lock();
-        while let Some((since, oldest)) = recent.order.front().copied()
-            && (since + REMEMBERED <= now || recent.order.len() >= REMEMBERED_MAX)
-        {
-            recent.order.pop_front();
-            recent.keys.remove(&oldest);
-        }
-        let is_new = recent.keys.insert(key);
-        if is_new {
-            recent.order.push_back((now, key));
-        }
-        is_new
-    }
-
-    fn forget(&self, key: Key) {
-        let mut recent = self.lock();
-        recent.keys.remove(&key);
-        recent.order.retain(|(_, other)| *other != key);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Recent> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -370,25 +313,6 @@ mod tests {
             let said = said(&json);
             assert!(said.starts_with("Invalid format: ") && said.contains(part), "{json}: {said}");
         }
-    }
-
-    #[test]
-    fn an_item_is_new_once_a_minute() {
-        let (seen, now) = (Seen::default(), Instant::now());
-        let is_new = |channel: &str, id: &str, seconds| {
-            seen.is_new(Some(key(channel, id)), now + Duration::from_secs(seconds))
-        };
-        assert!(is_new("a", "1", 0) && !is_new("a", "1", 59));
-        assert!(is_new("a", "2", 0) && is_new("b", "1", 0) && is_new("a1", "", 0));
-        assert!(is_new("a", "1", 60), "it is forgotten");
-        seen.forget(key("a", "1"));
-        assert!(is_new("a", "1", 61));
-        assert!(seen.is_new(None, now) && seen.is_new(None, now));
-        for id in 0..REMEMBERED_MAX {
-            is_new("many", &id.to_string(), 62);
-        }
-        assert_eq!(seen.lock().keys.len(), REMEMBERED_MAX);
-        assert!(is_new("a", "1", 62), "there was no room");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::measure::{Held, Measure};
 use super::reply::BAD_GATEWAY;
 use super::ways::Way;
 use crate::config::Route;
-use crate::event::{Event, Outcome, Refusal};
+use crate::event::{Event, EventBody, Outcome, Refusal};
 use crate::nats::LogLimit;
 
 /// What is the same for every event of a route.
@@ -37,6 +37,20 @@ pub(super) struct Asked<'a, P> {
     pub(super) event: &'a Event,
     pub(super) data: Bytes,
     pub(super) way: &'a Way<P>,
+}
+
+impl<P> Asked<'_, P> {
+    /// Whether the node may still speak for the connection. A carrier that waits before it sends looks
+    /// again after that.
+    pub(super) fn may_go(&self) -> Result<(), Tried> {
+        if self.way.fence.as_ref().is_some_and(Fence::is_shut) {
+            return Err(Tried::NotProcessed);
+        }
+        if self.event.peer.is_disowned() {
+            return Err(Tried::Done(Outcome::Unavailable));
+        }
+        Ok(())
+    }
 }
 
 /// What came of one try.
@@ -130,7 +144,14 @@ impl Dispatch {
         measure: &mut Measure<'_>,
     ) -> Outcome {
         let state = asked.event.state.as_ref().map_or(0, |state| state.as_str().len());
-        let size = asked.data.len() + state;
+        // A dialect that writes the message anew holds it twice.
+        let message = match &asked.event.body {
+            EventBody::Message(message) if message.data().as_ptr() != asked.data.as_ptr() => {
+                message.data().len()
+            }
+            _ => 0,
+        };
+        let size = asked.data.len() + message + state;
         // Certainly not processed, as if `Unavailable`; but it is the node that has no room, and
         // its operator who can give it more.
         let Some(place) = asked.way.line.join(size, Instant::now()) else {
@@ -198,12 +219,7 @@ impl Dispatch {
         deadline: Instant,
         measure: &mut Measure<'_>,
     ) -> Result<C::Sent, Tried> {
-        if asked.way.fence.as_ref().is_some_and(Fence::is_shut) {
-            return Err(Tried::NotProcessed);
-        }
-        if asked.event.peer.is_disowned() {
-            return Err(Tried::Done(Outcome::Unavailable));
-        }
+        asked.may_go()?;
         let sent = carrier.send(asked, deadline).await?;
         measure.may_be_processed(true);
         Ok(sent)
@@ -216,7 +232,7 @@ impl Dispatch {
             let (route, event_id) = (&*self.route, event.id());
             tracing::warn!(route, event_id, %broken, left_out, "backend broke the contract");
         }
-        Outcome::Refused(Refusal::new(BAD_GATEWAY, None))
+        Outcome::Refused(Refusal::broken(BAD_GATEWAY))
     }
 
     /// The event could never be sent.

@@ -105,6 +105,11 @@ impl Relay {
     /// Dropping the future gives the answer up and leaves nothing behind; the event is then counted as
     /// `unknown` if a backend may have it, else as `unavailable`.
     pub async fn request(&self, event: Event) -> Outcome {
+        if let Way::Http(relay) = &self.way
+            && relay.is_unheard(&event)
+        {
+            return Outcome::Replied(Vec::new());
+        }
         let mut measure = Measure::start(&self.metrics);
         let outcome = match &self.way {
             Way::Nats(relay) => relay.request(&event, &mut measure).await,

@@ -57,6 +57,21 @@ fn services_and_other_sections() {
 }
 
 #[test]
+fn a_backend_that_is_asked_and_sees_cookies_needs_origins_whoever_else_says_who_it_is() {
+    let with = |auth: &str, keys: &str| format!("routes: [{{path: /a, auth: {auth}, {keys}}}]");
+    let asked = "events: [connect], forward_headers: [Cookie]";
+    for auth in ["none", "jwt", "connect"] {
+        refused(&[(&with(auth, asked), "routes[0]: `origins` is needed, because `forward")]);
+    }
+    accepted(&[
+        &with("jwt", &format!("{asked}, origins: ['https://a.b']")),
+        &with("jwt", "forward_headers: [Cookie]"),
+        // Pages that are not listed are refused anyway.
+        &with("certificate", asked),
+    ]);
+}
+
+#[test]
 fn routes_of_websocket_over_http() {
     let with = |backend: &str, keys: &str| {
         format!(
@@ -88,6 +103,8 @@ fn routes_of_websocket_over_http() {
     ] {
         refused(&[(with(backend, keys).as_str(), expected)]);
     }
+    let jwt = with("http://a", "hold: 1s").replace("none", "jwt");
+    refused(&[(&jwt, "routes[0]: `origins` is needed, because the backend sees")]);
     let signed = with("[http://a, http://b/], grip: {issuer: i, key_file: k}", open);
     accepted(&[&signed, &with("http://a", "forward_headers: [User-Agent]")]);
     accepted(&[&format!("{}\nupstream: http://a", with("http://a", open))]);

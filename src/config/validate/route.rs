@@ -6,7 +6,7 @@ use http::HeaderName;
 
 use super::{Findings, MINUTE, backend, is_line, is_token, node, origin, path};
 use crate::config::{
-    self, AuthMode, Backend, Config, DEFAULT_PLAN, OnFailure, Period, Route, Size,
+    self, AuthMode, Backend, Config, DEFAULT_PLAN, EventKind, OnFailure, Period, Route, Size,
     error::{nearest, quoted},
 };
 
@@ -113,37 +113,42 @@ fn plan(config: &Config, name: &str) -> Result<(), String> {
 /// page's handshake, so where a cookie counts, the origin must be checked (RFC 6455 section 10.2).
 fn auth(config: &Config, route: &Route, at: &str, findings: &mut Findings) {
     let path = format!("{at}.auth");
-    let without_origins = route.origins.is_empty();
     match route.auth {
         AuthMode::Jwt => match &config.jwt {
             None => findings.refuse(&path, "`jwt` needs the `jwt` section, which is not there"),
-            Some(jwt) if jwt.sources.cookie.is_some() && without_origins => findings.refuse(
+            Some(jwt) if jwt.sources.cookie.is_some() && route.origins.is_empty() => findings.refuse(
                 at,
                 "`origins` is needed, because `jwt.sources.cookie` takes the token from a cookie, and \
                  browsers send cookies for any page",
             ),
-            Some(_) => {}
+            Some(_) => decides_by_cookie(route, at, findings),
         },
-        AuthMode::Connect => findings.need(
-            !without_origins || !route.forwards("cookie"),
-            at,
-            "`origins` is needed, because `forward_headers` lets the backend decide by `Cookie` (also \
-             where it is not written, with a backend behind HTTP), and browsers send cookies for any \
-             page",
-        ),
         AuthMode::Certificate => findings.need(
             config.listeners.public.as_ref().is_some_and(|door| door.tls.client_ca.is_some()),
             &path,
             "`certificate` needs `listeners.public.tls.client_ca`, the authorities that client \
              certificates are checked against",
         ),
-        AuthMode::None => findings.need(
-            !without_origins || !route.is_websocket_over_http() || !route.forwards("cookie"),
-            at,
-            "`origins` is needed, because the backend sees every header of the handshake, `Cookie` among \
-             them, and browsers send cookies for any page; or list in `forward_headers` what it may see",
-        ),
+        AuthMode::Connect | AuthMode::None => decides_by_cookie(route, at, findings),
     }
+}
+
+/// A backend that is asked about a client and sees its cookies may go by them.
+fn decides_by_cookie(route: &Route, at: &str, findings: &mut Findings) {
+    let decides = route.wants(EventKind::Connect) && route.forwards("cookie");
+    let message = match route.is_websocket_over_http() {
+        true => {
+            "`origins` is needed, because the backend sees every header of the handshake, `Cookie` \
+             among them, and browsers send cookies for any page; or list in `forward_headers` what it \
+             may see"
+        }
+        false => {
+            "`origins` is needed, because `forward_headers` lets the backend decide by `Cookie` (also \
+             where it is not written, with a backend behind HTTP), and browsers send cookies for any \
+             page"
+        }
+    };
+    findings.need(!decides || !route.origins.is_empty(), at, message);
 }
 
 fn subprotocols(config: &Config, route: &Route, at: &str, findings: &mut Findings) {

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use super::{Dispatch, Dispatched, Effect, Effects, Machine, Phase};
 use crate::close::{Cause, Close};
 use crate::config::{EventKind, OnFailure};
+use crate::connection::heartbeat::jittered;
 use crate::connection::timers::{Due, Timers};
 use crate::event::{Action, Content, Outcome};
 use crate::message::Message;
@@ -23,10 +24,13 @@ impl Machine {
             self.phase = Phase::Open;
         }
         if kind == EventKind::Message {
-            if let Some(timers) = &mut self.timers {
+            let is_asked_again = self.timers.as_mut().is_some_and(|timers| {
                 timers.answered(now);
-            }
+                timers.is_asked_again(sequence, &outcome, now)
+            });
             match outcome {
+                // The client did nothing, and nothing of it is lost.
+                _ if is_asked_again => {}
                 Outcome::Replied(actions) => {
                     actions.into_iter().for_each(|action| self.act(action, now, effects));
                 }
@@ -56,7 +60,9 @@ impl Machine {
                 self.end(close, Effect::Abort, now, effects);
             }
             Action::Ping(payload) => self.send_content(Content::Ping(payload), now, effects),
-            Action::PollEvery(interval) => self.timers().poll_every(interval, now),
+            Action::PollEvery(interval) => {
+                self.timers().poll_every(interval.map(jittered), now);
+            }
             Action::KeepAlive(keep_alive) => self.timers().keep_alive(keep_alive, now),
             Action::SendLater(after, content) => {
                 self.send_now(now, effects);
@@ -76,7 +82,11 @@ impl Machine {
             let may_poll = self.may_poll();
             match self.timers.as_mut()?.next(may_poll, now)? {
                 Due::Send(content) => self.send_content(content, now, effects),
-                Due::Poll => return Some(self.dispatch(Dispatched::Poll)),
+                Due::Poll => {
+                    let dispatch = self.dispatch(Dispatched::Poll);
+                    self.timers().asked(dispatch.sequence);
+                    return Some(dispatch);
+                }
             }
         }
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::heartbeat;
 use super::machine::{Scene, dispatched, replied, sent};
 use crate::close::{Cause, Close};
+use crate::config::OnFailure;
 use crate::connection::effect::{Dispatch, Dispatched, Effect, Effects};
 use crate::event::{Action, Content, KeepAlive, Outcome, Refusal};
 use crate::message::Message;
@@ -16,20 +17,50 @@ fn a_silent_connection_is_asked_about_one_request_at_a_time() {
     let mut scene = Scene::open(|_| {});
     let (ten, second) = (Duration::from_secs(10), Duration::from_secs(1));
     assert_eq!(scene.answered(vec![Action::PollEvery(Some(ten))]), []);
-    assert_eq!(scene.machine.due(), Some(scene.now + ten));
-    assert_eq!(scene.event_after(ten - second), None);
+    let due = scene.machine.due().unwrap() - scene.now;
+    assert!((ten - second..=ten).contains(&due), "clients that came together are not in step");
+    assert_eq!(scene.event_after(ten - second - second), None);
     assert_eq!(scene.message("x"), dispatched(2, "x"));
     assert_eq!(scene.event_after(ten), None, "an event is at the backend");
     assert_eq!(scene.outcome(2, replied("X")), sent("X"));
-    assert_eq!(scene.event_after(ten - second), None);
+    assert_eq!(scene.event_after(ten - second - second), None);
     let poll = |sequence| Some(Dispatch { sequence, body: Dispatched::Poll });
-    assert_eq!(scene.event_after(second), poll(3));
+    assert_eq!(scene.event_after(second + second), poll(3));
     assert!(!scene.machine.reads(), "what the client says waits behind it");
     assert_eq!(scene.outcome(3, replied("P")), sent("P"));
     assert_eq!(scene.event_after(ten), poll(4));
     let closed = scene.outcome(4, Outcome::Refused(Refusal::new(500, None)));
     assert_eq!(closed, [Effect::SendClose(Close::of(Cause::BackendFailed))]);
     assert_eq!(scene.machine.due(), Some(scene.now + heartbeat().close_timeout.get()));
+}
+
+#[test]
+fn a_question_that_came_to_no_backend_is_asked_again_and_the_client_notices_nothing() {
+    let poll = |sequence| Some(Dispatch { sequence, body: Dispatched::Poll });
+    for on_failure in [OnFailure::Close, OnFailure::Message("{outcome}".into())] {
+        let mut scene = Scene::open(|route| route.on_failure = on_failure);
+        scene.machine.poll(scene.now);
+        assert_eq!(scene.event_after(Duration::ZERO), poll(1));
+        for (sequence, failure, most) in
+            [(1, Outcome::Overloaded, 1), (2, Outcome::Unavailable, 2), (3, Outcome::Overloaded, 4)]
+        {
+            let most = Duration::from_secs(most);
+            assert_eq!(scene.outcome(sequence, failure), []);
+            let pause = scene.machine.due().unwrap() - scene.now;
+            assert!((most / 2..=most).contains(&pause), "{pause:?}");
+            assert_eq!(scene.event_after(pause / 2), None);
+            assert_eq!(scene.event_after(pause - pause / 2), poll(sequence + 1));
+        }
+        assert_eq!(scene.outcome(4, replied("there")), sent("there"));
+        scene.machine.poll(scene.now);
+        assert_eq!(scene.event_after(Duration::ZERO), poll(5));
+        assert_eq!(scene.outcome(5, Outcome::Unavailable), []);
+        let pause = scene.machine.due().unwrap() - scene.now;
+        assert!(pause <= Duration::from_secs(1), "pauses begin anew: {pause:?}");
+        // A message of the client is another matter.
+        assert_eq!(scene.message("x"), dispatched(6, "x"));
+        assert_eq!(scene.outcome(6, Outcome::Unavailable).len(), 1);
+    }
 }
 
 #[test]

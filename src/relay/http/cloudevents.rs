@@ -4,7 +4,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, InvalidHeaderValue};
+use http::header::{CONTENT_TYPE, InvalidHeaderValue};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use super::Broken;
@@ -28,10 +28,6 @@ pub(super) fn outcome(event: &Event, answer: &Response<Bytes>) -> Result<Outcome
     // Neither was asked for: the event goes where the operator says, and a body as it is.
     if status.is_redirection() || status.is_informational() {
         return Err(Broken::Status(status));
-    }
-    let coding = answer.headers().get(CONTENT_ENCODING);
-    if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(Broken::Coding);
     }
     let headers = answer.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     Ok(reply::outcome_of(&event.body, Some(status.as_u16()), headers, answer.body())?)

@@ -1,6 +1,7 @@
 //! How much of a backend is asked at once, and which of its servers. Kept apart from the connections, so
 //! that a reload of the config neither doubles the load nor forgets who is down.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -35,11 +36,22 @@ type Known = (Key, Weak<Gate>);
 #[derive(Debug)]
 pub(super) struct Gate {
     places: Arc<Semaphore>,
+    max_requests: usize,
+    /// How many of the places have a request at a server, and are not still on the way to one.
+    asked: AtomicUsize,
     queue_timeout: Duration,
     /// By the place of its URL in the config; never empty, and at most [`InVain::MAX`].
     servers: Box<[Arc<Health>]>,
     /// Told whenever one of them may not be asked any more.
     shut: watch::Sender<()>,
+}
+
+/// A place at the backend.
+#[derive(Debug)]
+pub(super) struct Place {
+    gate: Arc<Gate>,
+    is_asked: bool,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// Servers that one event was offered to in vain.
@@ -63,9 +75,12 @@ impl Gates {
         }
         let shut = watch::Sender::new(());
         let health = |name: &&str| Arc::new(Health::new(name, circuits.clone(), shut.clone()));
-        let places = usize::try_from(key.backend.max_requests).unwrap_or(usize::MAX);
+        let max_requests = usize::try_from(key.backend.max_requests).unwrap_or(usize::MAX);
+        let max_requests = max_requests.min(Semaphore::MAX_PERMITS);
         let gate = Arc::new(Gate {
-            places: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
+            places: Arc::new(Semaphore::new(max_requests)),
+            max_requests,
+            asked: AtomicUsize::new(0),
             queue_timeout: key.backend.queue_timeout.get(),
             servers: names.iter().map(health).collect(),
             shut,
@@ -91,14 +106,24 @@ impl Gate {
     }
 
     /// One of the places at the backend; none when there is none for too long. Cancel safe.
-    pub(super) async fn enter(&self, deadline: Instant) -> Option<OwnedSemaphorePermit> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Some(place);
-        }
-        let until = deadline.min(Instant::now() + self.queue_timeout);
-        // The semaphore is never closed. Boxed, for few events wait and every event's future has room
-        // for it.
-        Box::pin(timeout_at(until, Arc::clone(&self.places).acquire_owned())).await.ok()?.ok()
+    pub(super) async fn enter(self: &Arc<Self>, deadline: Instant) -> Option<Place> {
+        let permit = match Arc::clone(&self.places).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let until = deadline.min(Instant::now() + self.queue_timeout);
+                let permit = Arc::clone(&self.places).acquire_owned();
+                // The semaphore is never closed. Boxed, for few events wait and every event's future has
+                // room for it.
+                Box::pin(timeout_at(until, permit)).await.ok()?.ok()?
+            }
+        };
+        Some(Place { gate: Arc::clone(self), is_asked: false, _permit: permit })
+    }
+
+    /// Whether as many requests as may be are at the servers. Places of those that still wait for a
+    /// connection do not count: no server has them.
+    pub(super) fn is_full(&self) -> bool {
+        self.asked.load(Ordering::Acquire) >= self.max_requests
     }
 
     /// Leave to ask the server that has the fewest requests, of those that may be asked at `now` and were
@@ -116,6 +141,22 @@ impl Gate {
                 // Somebody else asks it to find out.
                 None => in_vain.add(place),
             }
+        }
+    }
+}
+
+impl Place {
+    /// Its request goes to a server now.
+    pub(super) fn ask(&mut self) {
+        self.is_asked = true;
+        self.gate.asked.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.is_asked {
+            self.gate.asked.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }

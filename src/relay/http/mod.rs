@@ -16,10 +16,9 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::dispatch::{Asked, Carrier, Dispatch, Tried};
@@ -28,14 +27,14 @@ use super::measure::Measure;
 use super::ways::Ways;
 use super::{Fence, RelayError, reply};
 use crate::config::{Dialect, EventKind, HttpBackend, Route};
-use crate::event::{Event, Outcome};
+use crate::event::{Event, EventBody, Outcome};
 use crate::http_client::{Connection, ExchangeError, Server};
 use crate::metrics::Metrics;
 use crate::task::Backoff;
 use crate::tls;
 
 pub use gate::Gates;
-use gate::{Gate, InVain, Key};
+use gate::{Gate, InVain, Key, Place};
 use health::{Failure, Pass};
 use websocket_over_http::Signer;
 
@@ -62,7 +61,7 @@ pub(in crate::relay) struct Sent {
     deadline: Instant,
     /// None once there is a verdict.
     pass: Option<Pass>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// How an answer broke the contract, beside what an answer over NATS can.
@@ -160,13 +159,15 @@ impl HttpRelay {
         }
     }
 
+    /// Whether the service does not want to hear of it.
+    pub(super) fn is_unheard(&self, event: &Event) -> bool {
+        self.dialect == Dialect::WebsocketOverHttp && websocket_over_http::is_unheard(event)
+    }
+
     /// Cancel safe in that dropping the future leaves nothing behind.
     pub(super) async fn request(&self, event: &Event, measure: &mut Measure<'_>) -> Outcome {
         let data = match self.dialect {
             Dialect::Cloudevents => event.data(),
-            Dialect::WebsocketOverHttp if websocket_over_http::is_unheard(event) => {
-                return Outcome::Replied(Vec::new());
-            }
             Dialect::WebsocketOverHttp => websocket_over_http::body(&event.body),
         };
         let asked = Asked { event, data, way: self.ways.of(&event.body) };
@@ -204,7 +205,14 @@ impl HttpRelay {
     }
 
     fn outcome(&self, event: &Event, answer: &Response<Bytes>) -> Outcome {
+        let coding = answer.headers().get(CONTENT_ENCODING);
+        let is_coded =
+            coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
         let outcome = match self.dialect {
+            // The answer to the last event is not read.
+            _ if is_coded && !matches!(event.body, EventBody::Disconnected(_)) => {
+                Err(Broken::Coding)
+            }
             Dialect::Cloudevents => cloudevents::outcome(event, answer),
             Dialect::WebsocketOverHttp => {
                 websocket_over_http::outcome(event, answer).map_err(Broken::from)
@@ -213,10 +221,11 @@ impl HttpRelay {
         outcome.unwrap_or_else(|broken| self.dispatch.broken(event, &broken))
     }
 
-    /// A connection to a server that takes one. Each is asked once.
+    /// A connection to a server that takes one before `deadline`. Each is asked once, and those that are
+    /// not asked any more have failed at nothing.
     async fn connection(&self, deadline: Instant) -> Option<(usize, Connection, Pass)> {
         let mut in_vain = InVain::default();
-        loop {
+        while Instant::now() < deadline {
             let (place, pass) = self.gate.choose(Instant::now(), in_vain)?;
             let server = self.servers.get(place)?;
             match timeout_at(deadline, server.connection()).await {
@@ -230,6 +239,7 @@ impl HttpRelay {
             pass.failed(Instant::now(), Failure::Unreachable);
             in_vain.add(place);
         }
+        None
     }
 }
 
@@ -243,12 +253,16 @@ impl Carrier for HttpRelay {
         if !self.is_reachable() {
             return Err(Tried::NotProcessed);
         }
-        let Some(place) = self.gate.enter(deadline).await else {
-            return Err(self.dispatch.not_sent(asked.event, &"max_requests are at the backend"));
+        let Some(mut place) = self.gate.enter(deadline).await else {
+            return Err(match self.gate.is_full() {
+                true => self.dispatch.not_sent(asked.event, &"max_requests are at the backend"),
+                false => Tried::NotProcessed,
+            });
         };
         let Some((server, connection, pass)) = self.connection(deadline).await else {
             return Err(Tried::NotProcessed);
         };
+        asked.may_go()?;
         let target = asked.way.place.get(server).ok_or(Tried::NotProcessed)?;
         let request = self
             .request_to(target, asked)
@@ -257,6 +271,7 @@ impl Carrier for HttpRelay {
             Dialect::Cloudevents => MAX_ANSWER,
             Dialect::WebsocketOverHttp => websocket_over_http::MAX_ANSWER,
         };
+        place.ask();
         let answer = Box::pin(connection.exchange(request, max));
         Ok(Sent { answer, deadline, pass: Some(pass), _place: place })
     }
@@ -274,7 +289,9 @@ impl Carrier for HttpRelay {
         let broken = |error| Tried::Done(self.dispatch.broken(asked.event, &error));
         let (failure, tried) = match ended {
             Ok(Ok(answer)) => (None, Tried::Done(self.outcome(asked.event, &answer))),
-            Ok(Err(error @ ExchangeError::TooLarge(_))) => (None, broken(error)),
+            Ok(Err(error @ (ExchangeError::TooLarge(_) | ExchangeError::HeadTooLarge))) => {
+                (None, broken(error))
+            }
             Ok(Err(error @ ExchangeError::NotHttp(_))) => (Some(Failure::NoAnswer), broken(error)),
             Ok(Err(ExchangeError::NotWritten)) => (Some(Failure::Unreachable), Tried::NotProcessed),
             Ok(Err(ExchangeError::Lost(_))) | Err(_) => {

@@ -89,7 +89,7 @@ fn headers(given: BTreeMap<String, Values>) -> Result<Vec<(HeaderName, HeaderVal
 /// Whether the field belongs to the connection, to its framing or to the handshake, and so to us
 /// (RFC 9110 section 7.6.1, RFC 6455 section 4.2.2).
 pub(in crate::relay) fn is_ours(name: &str) -> bool {
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 15] = [
         "connection",
         "content-encoding",
         "content-length",
@@ -97,6 +97,8 @@ pub(in crate::relay) fn is_ours(name: &str) -> bool {
         "date",
         "host",
         "keep-alive",
+        "proxy-authenticate",
+        "proxy-authentication-info",
         "proxy-connection",
         "te",
         "trailer",

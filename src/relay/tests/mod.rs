@@ -173,7 +173,7 @@ async fn a_connect_event_is_decided_by_a_worker() {
     let yes = async_nats::HeaderMap::new();
     let granted = Grant { subprotocol: Some("v1".into()), ..Grant::default() };
     let refused = Refusal::new(403, Some(Message::text("closed today")));
-    let broken = Refusal::new(502, None);
+    let broken = Refusal::broken(502);
     for (headers, body, expected) in [
         (yes.clone(), r#"{"subprotocol": "v1"}"#, Outcome::Accepted(Box::new(granted))),
         (yes, r#"{"subprotocol": "v2"}"#, Outcome::Refused(broken)),
@@ -224,7 +224,7 @@ async fn a_reply_that_breaks_the_contract_is_a_refusal_without_words() {
         client.publish_with_headers(reply, headers, "secret".into()).await.unwrap();
     };
     let (outcome, ()) = tokio::join!(edge.ask("x"), work);
-    assert_eq!(outcome, Outcome::Refused(Refusal::new(502, None)));
+    assert_eq!(outcome, Outcome::Refused(Refusal::broken(502)));
     assert_eq!(edge.outcomes("refused"), 1);
 }
 

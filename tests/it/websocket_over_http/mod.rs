@@ -4,6 +4,7 @@
 mod libraries;
 mod publishing;
 mod pushpin;
+mod trouble;
 
 use tokio_tungstenite::tungstenite::Message;
 
@@ -285,7 +286,7 @@ async fn a_broken_answer_ends_the_connection_and_says_why() {
         ("cut", "shorter than its length"),
         ("part", "Content-Bytes-Accepted is 2 of 4"),
         ("more", "more than were offered"),
-        ("control", "unknown variant `explode`"),
+        ("control", "an unknown type"),
         ("state", "over 4096 bytes"),
         ("large", "more than 1000000 bytes"),
         ("type", "another type"),
@@ -320,6 +321,8 @@ async fn a_detached_connection_is_left_to_its_channels() {
     node.wait_for("connection ended", |_| true);
     node.metric_becomes("moorline_disconnect_events_total", &["result=\"accepted\""], 1.0).await;
     assert_eq!(service.asked().len(), 3, "nothing was heard after it");
+    let replied = ["outcome=\"replied\"", "transport=\"http\""];
+    assert_eq!(node.metric("moorline_backend_requests_total", &replied).await, 3.0);
 }
 
 #[tokio::test]

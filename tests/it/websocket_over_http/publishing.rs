@@ -9,12 +9,18 @@ use serde_json::{Map, Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{KEY, OPEN, bodies, events, said, text};
-use crate::harness::{Client, Node, Request, Service, exchange_raw};
+use crate::harness::{Client, NatsServer, Node, Request, Service, eventually, exchange_raw};
 
 /// A service whose connections subscribe to the channel that their path names, and a node that takes
 /// items for it.
 async fn stage() -> (Service, Node, tempfile::TempDir) {
-    let service = Service::start(|asked| {
+    let service = service().await;
+    let (node, files) = node(&service, "");
+    (service, node, files)
+}
+
+async fn service() -> Service {
+    Service::start(|asked| {
         let control = |kind: &str, channel: &str| {
             text(&format!(r#"c:{{"type":"{kind}","channel":"{channel}"}}"#))
         };
@@ -27,7 +33,11 @@ async fn stage() -> (Service, Node, tempfile::TempDir) {
             Some(_) => events(&[]),
         }
     })
-    .await;
+    .await
+}
+
+/// A node that is told what to publish, with more of its config.
+fn node(service: &Service, more: &str) -> (Node, tempfile::TempDir) {
     let files = tempfile::tempdir().unwrap();
     std::fs::write(files.path().join("key"), KEY).unwrap();
     let listeners = format!(
@@ -36,12 +46,14 @@ async fn stage() -> (Service, Node, tempfile::TempDir) {
         files.path().display()
     );
     let config = format!(
-        "routes:\n- {{path: '/ws/{{*rest}}', auth: none, forward_headers: [], hub: rooms, \
-         backend: {{http: '{}', dialect: websocket-over-http}}}}\n\
+        "{more}routes:\n- {{path: '/ws/{{*rest}}', auth: none, forward_headers: [], hub: rooms, \
+         backend: {{http: '{}', dialect: websocket-over-http, \
+         grip: {{issuer: realm, key_file: '{}/key'}}}}}}\n\
          - {{path: /echo, auth: none, backend: {{echo: true}}}}\n",
-        service.origin()
+        service.origin(),
+        files.path().display()
     );
-    (service, Node::with_listeners(&listeners, &config), files)
+    (Node::with_listeners(&listeners, &config), files)
 }
 
 async fn member(node: &Node, channel: &str) -> Client {
@@ -64,11 +76,18 @@ async fn ask(to: SocketAddr, line: &str, headers: &[&str], body: &str) -> (u16, 
     (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_owned(), body.to_owned())
 }
 
-async fn publish(node: &Node, items: &Value) {
-    let body = json!({"items": items}).to_string();
+async fn try_to_publish(node: &Node, items: &Value) -> (u16, String) {
+    publish_body(node, &json!({"items": items}).to_string()).await
+}
+
+pub(super) async fn publish_body(node: &Node, body: &str) -> (u16, String) {
     let bearer = format!("authorization: Bearer {KEY}");
-    let (status, _, said) = ask(node.management(), "POST /publish/", &[&bearer], &body).await;
-    assert_eq!((status, &*said), (200, "Published\n"));
+    let (status, _, said) = ask(node.management(), "POST /publish/", &[&bearer], body).await;
+    (status, said)
+}
+
+async fn publish(node: &Node, items: &Value) {
+    assert_eq!(try_to_publish(node, items).await, (200, "Published\n".to_owned()));
 }
 
 fn message(channel: &str, message: &Value) -> Value {
@@ -126,8 +145,36 @@ async fn members_of_a_channel_get_what_is_published() {
 }
 
 #[tokio::test]
+async fn what_may_not_have_arrived_is_not_called_published_and_is_heard_again() {
+    let mut nats = NatsServer::start().await;
+    let service = service().await;
+    let (node, _files) = node(&service, &format!("nats: {{servers: ['{}']}}\n", nats.url()));
+    node.reaches_nats().await;
+    let mut client = member(&node, "a").await;
+    let mut item = message("a", &json!({"content": "one"}));
+    item["id"] = "1".into();
+    let close = message("a", &json!({"action": "close", "code": 4000}));
+    let (item, close) = (json!([item]), json!([close]));
+    nats.signal("STOP");
+    let (said, closed) = tokio::join!(try_to_publish(&node, &item), try_to_publish(&node, &close));
+    for (status, said) in [said, closed] {
+        assert!(status == 503 || status == 504, "{status} {said}");
+        assert!(said.contains("ask again") || said.contains("cannot be reached"), "{said}");
+    }
+    nats.kill();
+    nats.resume().await;
+    eventually("it is published", async || {
+        (try_to_publish(&node, &item).await.0 == 200).then_some(())
+    })
+    .await;
+    assert_eq!(client.next_text().await, "one");
+}
+
+#[tokio::test]
 async fn publishing_is_for_those_with_a_key() {
-    let (_service, node, _files) = stage().await;
+    let (service, node, _files) = stage().await;
+    let _client = member(&node, "a").await;
+    let signature = service.asked()[0].header("grip-sig").to_owned();
     let to = node.management();
     let bearer = |token: &str| format!("authorization: Bearer {token}");
     let basic = |text: &str| format!("authorization: Basic {}", STANDARD.encode(text));
@@ -148,6 +195,7 @@ async fn publishing_is_for_those_with_a_key() {
         (bearer(&grip), 200),
         (basic(&format!("realm:{KEY}")), 200),
         (bearer("another-key-that-is-as-long-as-it-must-be"), 401),
+        (bearer(&signature), 401),
         (bearer(&old), 401),
         (bearer(&other), 401),
         (basic("realm:no"), 401),

@@ -272,7 +272,8 @@ async fn transcript(front: &Front, service: &Service, path: &str, steps: &[Step]
     .await;
     // After the service's own close, moorline says that the connection is gone; Pushpin is silent.
     let is_ended_by_service = matches!(steps.last(), Some(Closed));
-    let told = asked.iter().filter(|asked| !(is_ended_by_service && is_over(asked)));
+    let is_known = |asked: &Asked| is_ended_by_service && asked.body == "DISCONNECT\r\n";
+    let told = asked.iter().filter(|asked| !is_known(asked));
     seen.extend(told.map(|request| described(request, &asked[0])));
     seen
 }

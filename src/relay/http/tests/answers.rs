@@ -48,19 +48,19 @@ async fn each_answer_has_one_outcome() {
         (with("500 No", &[], "trace"), refused(500)),
         (with("200 OK", &["moorline-status: 409"], "no"), Outcome::Refused(shown.clone())),
         (with("409 No", &["Moorline-Status: 409"], "no"), Outcome::Refused(shown)),
-        (with("302 Found", &["Location: http://127.0.0.1:1/"], ""), refused(502)),
-        (with("304 Not Modified", &[], ""), refused(502)),
+        (with("302 Found", &["Location: http://127.0.0.1:1/"], ""), broken()),
+        (with("304 Not Modified", &[], ""), broken()),
         (
             text("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"),
-            refused(502),
+            broken(),
         ),
-        (with("200 OK", &["Content-Encoding: gzip"], "x"), refused(502)),
-        (with("200 OK", &["moorline-close: 1006"], "x"), refused(502)),
-        (text("SSH-2.0-OpenSSH\r\n\r\n"), refused(502)),
-        (with("200 OK", &[&format!("x: {}", "y".repeat(20_000))], ""), refused(502)),
-        (with("200 OK", &["x: y"; 100], ""), refused(502)),
-        (Does::Streams, refused(502)),
-        (text("HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n"), refused(502)),
+        (with("200 OK", &["Content-Encoding: gzip"], "x"), broken()),
+        (with("200 OK", &["moorline-close: 1006"], "x"), broken()),
+        (text("SSH-2.0-OpenSSH\r\n\r\n"), broken()),
+        (with("200 OK", &[&format!("x: {}", "y".repeat(20_000))], ""), broken()),
+        (with("200 OK", &["x: y"; 100], ""), broken()),
+        (Does::Streams, broken()),
+        (text("HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n"), broken()),
         (text("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhal"), Outcome::Unknown),
         (text("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhal"), Outcome::Unknown),
         (text("HTTP/1.1 200 OK\r\nContent-Length"), Outcome::Unknown),
@@ -72,6 +72,12 @@ async fn each_answer_has_one_outcome() {
         service.now(ok("fine again"));
         assert_eq!(edge.ask("x").await, said("fine again"), "after {does:?}");
     }
+    // An answer is an answer.
+    service.now(with("200 OK", &["x: y"; 100], ""));
+    for _ in 0..10 {
+        assert_eq!(edge.ask("x").await, broken());
+    }
+    assert_eq!(edge.circuits(), 0);
     edge.assert_at_rest();
     // None of the bad ones is used again, and none stays open.
     until("closed", || service.open() == 0).await;
@@ -84,7 +90,7 @@ async fn a_large_answer_that_is_not_too_large_passes() {
     let Outcome::Replied(actions) = edge.ask("x").await else { panic!() };
     assert!(matches!(&actions[..], [Action::Send(m)] if m.data().len() == MAX_ANSWER));
     service.now(ok(&"x".repeat(MAX_ANSWER + 1)));
-    assert_eq!(edge.ask("x").await, refused(502));
+    assert_eq!(edge.ask("x").await, broken());
 }
 
 #[tokio::test]

@@ -232,6 +232,10 @@ fn refused(status: u16) -> Outcome {
     Outcome::Refused(Refusal::new(status, None))
 }
 
+fn broken() -> Outcome {
+    Outcome::Refused(Refusal::broken(502))
+}
+
 /// An address that takes no connections.
 async fn nobody() -> SocketAddr {
     Service::start(Does::Sleeps).await.stop().await

@@ -41,6 +41,24 @@ async fn without_a_server_an_event_is_unavailable_after_the_hold() {
 }
 
 #[tokio::test]
+async fn all_bytes_that_are_held_count() {
+    for (dialect, copies) in [(Dialect::Cloudevents, 1), (Dialect::WebsocketOverHttp, 2)] {
+        let edge = Edge::new(vec![format!("http://{}/", nobody().await)], |route, backend| {
+            (route.hold, backend.dialect) = (Period::secs(30), dialect);
+        });
+        let text = "x".repeat(100_000);
+        let held = async {
+            until("held", || edge.hold.used() > 0).await;
+            edge.hold.used()
+        };
+        tokio::select! {
+            _ = edge.ask(&text) => panic!("nobody answers"),
+            used = held => assert_eq!(used / text.len(), copies),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_connection_closed_while_idle_costs_nothing() {
     let service = Service::start(ok("yes")).await;
     let edge = Edge::to(&service);
@@ -111,6 +129,42 @@ async fn a_full_backend_overloads_after_the_queue_timeout() {
 }
 
 #[tokio::test]
+async fn a_backend_that_takes_no_connections_in_time_is_not_overloaded() {
+    // It takes the stream, and never speaks TLS.
+    let service = Service::start(Does::Sleeps).await;
+    let url = format!("https://{}/", service.address);
+    let edge = Edge::new(vec![url], |route, backend| {
+        route.request_timeout = Period::secs(20);
+        (backend.max_requests, backend.queue_timeout) = (2, Period::millis(50));
+        backend.connect_timeout = Period::secs(20);
+    });
+    let first = async { tokio::join!(edge.ask("1"), edge.ask("2")) };
+    let second = async {
+        until("two are on the way", || service.open() == 2).await;
+        assert_eq!(edge.ask("3").await, Outcome::Unavailable);
+    };
+    tokio::select! {
+        _ = first => panic!("nobody answers"),
+        () = second => {}
+    }
+    assert_eq!((edge.outcomes("overloaded"), edge.outcomes("unavailable")), (0, 3));
+    edge.assert_at_rest();
+}
+
+#[tokio::test]
+async fn who_was_not_asked_for_lack_of_time_has_not_failed() {
+    let (a, b) = (Service::start(ok("a")).await, Service::start(ok("b")).await);
+    let backend = HttpBackend::new(Urls::Many(vec![a.url(), b.url()]));
+    let (route, metrics) = (route("app"), Metrics::new());
+    let (gates, hold) = (Gates::new(&Tasks::new()), Hold::new(1 << 20));
+    let relay = HttpRelay::new(&route, &backend, &gates, &hold, &Fence::open(), &metrics).unwrap();
+    for _ in 0..20 {
+        assert!(relay.connection(Instant::now()).await.is_none());
+    }
+    assert!(relay.is_reachable());
+}
+
+#[tokio::test]
 async fn nothing_goes_out_while_the_node_may_not_speak() {
     let service = Service::start(ok("yes")).await;
     let mut route = route("app");
@@ -131,4 +185,33 @@ async fn nothing_goes_out_while_the_node_may_not_speak() {
     peer.disown();
     assert_eq!(ask().await, Outcome::Unavailable);
     assert_eq!(service.bodies().len(), 2);
+}
+
+#[tokio::test]
+async fn what_has_waited_for_a_place_does_not_go_out_when_the_node_may_not_speak_any_more() {
+    let service = Service::start(Does::Sleeps).await;
+    let mut route = route("app");
+    route.hold = Period::secs(0);
+    route.events = EventKind::ALL.to_vec();
+    let mut backend = HttpBackend::new(Urls::One(service.url()));
+    (backend.max_requests, backend.queue_timeout) = (1, Period::secs(20));
+    route.backend = Backend::Http(Box::new(backend));
+    let (gates, fence) = (Gates::new(&Tasks::new()), Fence::open());
+    let relay = Relay::new(&route, None, &gates, &Hold::new(1 << 20), &fence, &Metrics::new());
+    let (relay, peer) = (relay.unwrap(), Arc::new(peer("app", None)));
+    let ask = |text| Box::pin(relay.request(event(&peer, EventBody::Message(Message::text(text)))));
+    for shut in [&(|| fence.close()) as &dyn Fn(), &|| peer.disown()] {
+        fence.throw_open();
+        let (at, mut first, mut second) = (service.bodies().len(), ask("first"), ask("second"));
+        tokio::select! {
+            biased;
+            _ = &mut first => panic!("nobody answers"),
+            _ = &mut second => panic!("there is no place"),
+            () = until("the first is there", || service.bodies().len() > at) => {}
+        }
+        shut();
+        drop(first);
+        assert_eq!(second.await, Outcome::Unavailable);
+        assert_eq!(service.bodies().len(), at + 1);
+    }
 }

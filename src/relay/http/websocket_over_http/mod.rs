@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL,
+    ACCEPT, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_PROTOCOL,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Response, StatusCode};
@@ -47,7 +48,7 @@ pub(super) enum Broken {
     Headers,
     #[error("Content-Bytes-Accepted is no number, or more than were offered")]
     Accepted,
-    #[error("Content-Bytes-Accepted is {accepted} of {offered}: all is accepted, or nothing")]
+    #[error("Content-Bytes-Accepted is {accepted} of {offered}: all of it must be")]
     Partly { accepted: usize, offered: usize },
     #[error("an item of Set-Meta- or set-meta cannot be told in a header")]
     Meta,
@@ -72,8 +73,8 @@ const LEAST_INTERVAL: u64 = 20;
 /// The longest, so that any number of seconds is a time.
 const LONGEST_INTERVAL: u64 = 24 * 3600;
 /// What a refused client is shown of the answer's headers.
-const SHOWN: [&str; 5] =
-    ["content-type", "location", "retry-after", "set-cookie", "www-authenticate"];
+const SHOWN: [&str; 6] =
+    ["allow", "content-type", "location", "retry-after", "set-cookie", "www-authenticate"];
 
 /// Whether the backend is not told of this: it has left the connection to its channels.
 pub(super) fn is_unheard(event: &Event) -> bool {
@@ -181,7 +182,7 @@ fn refusal(answer: &Response<Bytes>) -> Result<Refusal, Broken> {
     let shown = answer.headers().iter().filter(|(name, _)| SHOWN.contains(&name.as_str()));
     let headers = shown.map(|(name, value)| (name.clone(), value.clone())).collect();
     let message = (!body.is_empty()).then(|| Message::of_kind(Kind::Text, body));
-    Ok(Refusal { status, message, headers })
+    Ok(Refusal { headers, ..Refusal::new(status, message) })
 }
 
 fn accepted(event: &Event, offer: &Offer, answer: &Response<Bytes>) -> Result<Grant, Broken> {
@@ -219,7 +220,13 @@ fn for_client(headers: &HeaderMap) -> Result<Vec<(HeaderName, HeaderValue)>, Bro
         let text = name.as_str();
         *name == KEEP_ALIVE_INTERVAL || text.starts_with(SET_META) || text.starts_with("grip-")
     };
-    let is_passed = |name: &HeaderName| !is_ours(name.as_str()) && !is_for_us(name);
+    // RFC 9110 section 7.6.1.
+    let options = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let of_hop: Vec<_> = options.flat_map(|list| list.split(',')).map(str::trim).collect();
+    let is_of_hop = |name: &str| of_hop.iter().any(|option| option.eq_ignore_ascii_case(name));
+    let is_passed = |name: &HeaderName| {
+        !is_ours(name.as_str()) && !is_of_hop(name.as_str()) && !is_for_us(name)
+    };
     let passed = headers.iter().filter(|(name, _)| is_passed(name));
     let passed: Vec<_> = passed.map(|(name, value)| (name.clone(), value.clone())).collect();
     let size: usize = passed.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();

@@ -27,6 +27,9 @@ pub(in crate::relay::http) struct Signer {
 struct Claims<'a> {
     iss: &'a str,
     exp: u64,
+    /// Where the same key lets backends publish, whoever sees a signature must not get in with it. Not
+    /// `aud`, for which libraries refuse a token when they expect none.
+    r#use: &'static str,
 }
 
 /// How long a signature is good.
@@ -61,7 +64,7 @@ impl Signer {
             return Some(value.clone());
         }
         let until = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + LIFE;
-        let claims = Claims { iss: &self.issuer, exp: until.as_secs() };
+        let claims = Claims { iss: &self.issuer, exp: until.as_secs(), r#use: "grip-sig" };
         let header = Header::new(Algorithm::HS256);
         let token = jsonwebtoken::encode(&header, &claims, &self.key).ok()?;
         let mut value = HeaderValue::try_from(token).ok()?;
