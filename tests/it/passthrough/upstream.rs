@@ -141,6 +141,11 @@ impl Upstream {
         }
     }
 
+    /// Ends what the reader of `/events` reads.
+    pub(super) fn end_events(&self) {
+        *self.state.events.lock().unwrap() = None;
+    }
+
     /// The end of a deploy: another server has its place already, and who is connected hears of it with
     /// the next answer.
     pub(super) fn retire(&self) {
