@@ -117,16 +117,19 @@ mod tests {
 
     #[test]
     fn clients_and_backends_need_descriptors() {
-        let needed = |management: &str| {
+        let needed = |management: &str, more: &str| {
             let text = format!(
                 "listeners: {{plain: {{address: '127.0.0.1:0'}}{management}}}\n\
                  limits: {{max_connections: 1000, max_pending: 100}}\n\
-                 routes: [{{path: /ws, auth: none, backend: {{echo: true}}}}]"
+                 routes: [{{path: /ws, auth: none, backend: {{echo: true}}}}]\n{more}"
             );
             descriptors(&Config::parse(&text, Format::Yaml, "test", std::iter::empty()).unwrap())
         };
-        assert_eq!(needed(""), 1356);
+        assert_eq!(needed("", ""), 1356);
         let management = ", management: {address: '127.0.0.1:0', key_files: [key]}";
-        assert_eq!(needed(management), 1356 + 1024);
+        assert_eq!(needed(management, ""), 1356 + 1024);
+        // Two for each request at the upstream, one for each that waits, one for each client between two.
+        let upstream = "upstream: {url: 'http://a', max_requests: 10, max_clients: 5}";
+        assert_eq!(needed("", upstream), 1356 + 3 * 10 + 5);
     }
 }

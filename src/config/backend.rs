@@ -94,7 +94,7 @@ struct Keys {
     #[serde(skip_serializing_if = "Option::is_none")]
     dialect: Option<Dialect>,
     /// With `http`: a file or `env:NAME` with what every request carries as `moorline-secret`, so that
-    /// the service can tell events from requests of others. Default: none.
+    /// the service can tell events from requests of others. Default: none. Needed with an `upstream`.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret_file: Option<SecretSource>,
     /// With `http`: PEM file with the authorities that `https` URLs are checked against. Default: the

@@ -30,7 +30,8 @@ pub struct Upstream {
     #[serde(default = "default_first_byte_timeout")]
     pub first_byte_timeout: Period,
     /// Time without a byte in a body: of the client's (408), of the upstream's, or none taken by the
-    /// client. Default: `1m`. An event stream that is silent for longer ends.
+    /// client; also for the rest of the client's behind the end of the answer. Default: `1m`. An event
+    /// stream that is silent for longer ends.
     #[serde(default = "default_idle_timeout")]
     pub idle_timeout: Period,
     /// Requests at the upstream at once. Default: 1024. As many more wait for `queue_timeout`.
@@ -83,11 +84,11 @@ impl Upstream {
         }
     }
 
-    /// File descriptors that it may take: one of the client and one of ours for each request, and
-    /// those of clients between two.
+    /// File descriptors that it may take: one of the client and one of ours for each request, one of
+    /// each client that waits for its turn, and those of clients between two.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        self.max_requests.saturating_mul(2).saturating_add(self.max_clients)
+        self.max_requests.saturating_mul(3).saturating_add(self.max_clients)
     }
 }
 

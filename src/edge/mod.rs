@@ -88,6 +88,12 @@ const READ_BUFFER_PLAIN: usize = 2048;
 const HTTP_BUFFER: usize = 8192;
 
 impl Edge {
+    /// Puts other rules in force, for whoever comes from now on. Nobody is kept by the old ones for a
+    /// further request.
+    pub fn set_rules(&self, rules: Arc<Rules>) {
+        self.rules.swap(rules).replaced.cancel();
+    }
+
     /// Serves the clients of one listener until the node stops.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, transport: Transport) {
         loop {
@@ -244,7 +250,8 @@ impl Edge {
                 .with_upgrades()
         );
         let mut stopping = pin!(self.tasks.stopping());
-        let (mut is_stopping, mut is_drained) = (false, false);
+        let mut replaced = pin!(rules.replaced.cancelled());
+        let (mut is_stopping, mut is_drained, mut is_replaced) = (false, false, false);
         let served = loop {
             tokio::select! {
                 served = connection.as_mut() => break served,
@@ -261,6 +268,14 @@ impl Edge {
                     // The stream of a handshake ends with its answer. Shutting it down would make hyper
                     // write `Connection: close` over that of a 101.
                     if session.no_handshake_yet() {
+                        connection.as_mut().graceful_shutdown();
+                    }
+                }
+                // What is under way is still answered. The first request, as long as it is waited for,
+                // keeps to the rules that the client met, and its answer ends the stream.
+                () = replaced.as_mut(), if !is_replaced => {
+                    is_replaced = true;
+                    if newcomer.has_asked() && session.no_handshake_yet() {
                         connection.as_mut().graceful_shutdown();
                     }
                 }

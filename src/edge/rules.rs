@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::Transport;
 use crate::config::{Forwarded, Limits, Plain, ProxyProtocol, Public};
 use crate::handshake::{Door, Routes};
@@ -11,7 +13,8 @@ use crate::passthrough::Passthrough;
 use crate::tls::Acceptor;
 
 /// All of one config that newcomers meet. A client keeps to those that were in force when it came, so
-/// that no handshake ever sees half of two configs; none is changed once it is made.
+/// that no handshake ever sees half of two configs; none is changed once it is made. A stream that is
+/// kept for more requests ends with its rules.
 #[derive(Debug)]
 pub struct Rules {
     /// The doors by path.
@@ -28,6 +31,8 @@ pub struct Rules {
     pub public: Proxies,
     /// What stands in front of the `ws` listener.
     pub plain: Proxies,
+    /// Cancelled once others are in force.
+    pub replaced: CancellationToken,
 }
 
 /// What stands in front of one listener and is believed when it says who the client is.

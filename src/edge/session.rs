@@ -134,6 +134,9 @@ impl<'a> Session<'a> {
 
     /// Whether the stream may stay open for another request.
     fn stays(&self, passthrough: &Passthrough) -> bool {
+        if self.rules.replaced.is_cancelled() {
+            return false;
+        }
         let mut kept = locked(&self.kept);
         if kept.is_none() {
             *kept = passthrough.keep();

@@ -67,7 +67,10 @@ impl<S> Watched<S> {
     ) -> Poll<io::Result<T>> {
         let Some(watch) = self.watch() else { return write };
         if write.is_ready() {
-            watch.wait = None;
+            // Behind the end each look flushes first, and does not begin the wait anew.
+            if !watch.is_shut {
+                watch.wait = None;
+            }
             return write;
         }
         let timeout = watch.timeout;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::io::duplex;
+use tokio_util::sync::CancellationToken;
 
 use super::METRICS;
 use super::stream::{Manner, PIPE, manner, runtime, server_frames, talk};
@@ -180,6 +181,7 @@ fn edge() -> (Edge, Caller) {
             drain: Duration::ZERO,
             public: Proxies::default(),
             plain: Proxies::default(),
+            replaced: CancellationToken::new(),
         }),
         pending: Pending::new(1),
         console: false,

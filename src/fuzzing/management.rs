@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use tokio::io::duplex;
+use tokio_util::sync::CancellationToken;
 
 use super::METRICS;
 use super::stream::{Manner, PIPE, manner, runtime, talk};
@@ -143,6 +144,7 @@ async fn door() -> (Management, Arc<Rules>, (Registered, Mailbox)) {
         limits,
         max_body: MAX_BODY,
         published: vec![HubName::default()],
+        replaced: CancellationToken::new(),
     });
     let revocations = Revocations::solo(Duration::from_secs(60), table, &tasks);
     let door = Management::new(fleet, revocations, Arc::clone(&rules), &METRICS, &tasks);

@@ -2,9 +2,10 @@
 //! management API: one request, its whole time, the size of its answer and its target bounded.
 //! [`Server`] asks a backend, again and again.
 //!
-//! Nothing in an answer leads to another request. Unencrypted HTTP is taken
-//! only to this machine by a [`Client`], and the address is looked at again once connected.
+//! Nothing in an answer leads to another request. Unencrypted HTTP is sent
+//! only to this machine by a [`Client`].
 
+mod resolver;
 mod server;
 mod watched;
 
@@ -16,15 +17,17 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as Pool;
-use hyper_util::client::legacy::connect::{HttpConnector, HttpInfo};
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-pub use server::{ConnectError, Connection, ExchangeError, Server};
+use resolver::{LOCALHOST, Resolver};
+
+pub use server::{ConnectError, Connection, ExchangeError, Server, dial};
 
 /// A client with one set of trusted authorities. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Client {
-    pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    pool: Pool<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>,
 }
 
 /// The most that one request may take.
@@ -47,9 +50,6 @@ pub enum FetchError {
     /// The server was not reached, or its certificate not accepted.
     #[error("the server cannot be reached")]
     Connect(#[source] hyper_util::client::legacy::Error),
-    /// A name that should be this machine led to another one.
-    #[error("http is only taken from this machine, and the name leads to another")]
-    NotLoopback,
     /// A 3xx, which is not followed: its target is not what the operator wrote.
     #[error("the server answered with a redirect ({0}), which is not followed")]
     Redirect(StatusCode),
@@ -77,11 +77,13 @@ impl Client {
     pub fn new(mut tls: rustls::ClientConfig) -> Self {
         // The connector offers the protocols that it speaks, and panics on an offer made before.
         tls.alpn_protocols.clear();
+        let mut tcp = HttpConnector::new_with_resolver(Resolver::new());
+        tcp.enforce_http(false);
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
-            .build();
+            .wrap_connector(tcp);
         let pool = Pool::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             // Documents are fetched minutes apart: an idle connection would only be a stale one.
@@ -159,17 +161,10 @@ impl Client {
 
     async fn ask(&self, request: Request<Bytes>) -> Result<Response<Incoming>, FetchError> {
         Self::check(request.uri())?;
-        let is_plain = request.uri().scheme_str() == Some("http");
         let mut request = request.map(Full::new);
         let agent = header::HeaderValue::from_static(USER_AGENT);
         request.headers_mut().insert(header::USER_AGENT, agent);
         let response = self.pool.request(request).await.map_err(FetchError::Connect)?;
-        let peer = response.extensions().get::<HttpInfo>().map(HttpInfo::remote_addr);
-        let is_here = peer.is_some_and(|peer| peer.ip().is_loopback());
-        // `localhost` is only a name: whoever answers for it must be here (RFC 6761 section 6.3).
-        if is_plain && !is_here {
-            return Err(FetchError::NotLoopback);
-        }
         match response.status() {
             status if status.is_redirection() => Err(FetchError::Redirect(status)),
             _ => Ok(response),
@@ -207,12 +202,13 @@ async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, FetchError> {
 }
 
 fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost")
+    host.eq_ignore_ascii_case(LOCALHOST)
         || bare(host).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// The host of a URL without the brackets of an IPv6 address.
-fn bare(host: &str) -> &str {
+/// The host of a URL without the brackets of an IPv6 address, as a look-up and a certificate have it.
+#[must_use]
+pub fn bare(host: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 

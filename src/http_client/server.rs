@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -367,9 +368,15 @@ async fn driven<T>(connection: &mut Option<Pin<Box<Http>>>, work: impl Future<Ou
 
 /// A connection to the first address of `host` that takes one. The time that is left is shared among
 /// the addresses, for the first may be one where nobody ever answers.
-async fn dial(host: &str, port: u16, until: Instant) -> Result<TcpStream, ConnectError> {
-    let addresses: Vec<_> =
-        lookup_host((host, port)).await.map_err(ConnectError::Resolve)?.collect();
+///
+/// # Errors
+/// When none does, or the name has none.
+pub async fn dial(host: &str, port: u16, until: Instant) -> Result<TcpStream, ConnectError> {
+    let addresses = lookup_host((host, port)).await.map_err(ConnectError::Resolve)?;
+    dial_any(&addresses.collect::<Vec<_>>(), until).await
+}
+
+async fn dial_any(addresses: &[SocketAddr], until: Instant) -> Result<TcpStream, ConnectError> {
     let mut failed = None;
     for (tried, address) in addresses.iter().enumerate() {
         let now = Instant::now();
@@ -388,5 +395,25 @@ async fn dial(host: &str, port: u16, until: Instant) -> Result<TcpStream, Connec
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::{TcpListener, TcpSocket};
+
+    #[tokio::test]
+    async fn an_address_where_nobody_answers_leaves_time_for_the_next() {
+        // A queue of one place, which is taken: the kernel answers no further.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = socket.listen(0).unwrap();
+        let _taken = TcpStream::connect(full.local_addr().unwrap()).await.unwrap();
+        let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [full.local_addr().unwrap(), good.local_addr().unwrap()];
+        let until = Instant::now() + Duration::from_secs(4);
+        let tcp = dial_any(&addresses, until).await.unwrap();
+        assert_eq!(tcp.peer_addr().unwrap(), addresses[1]);
     }
 }

@@ -33,6 +33,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::{AccessKeys, Denied, Minter, Revocations, Token, Verifier, find};
 use crate::config::{JwtSources, Limits};
@@ -90,6 +91,8 @@ pub struct Rules {
     pub max_body: usize,
     /// The hubs whose channels GRIP libraries publish to.
     pub published: Vec<HubName>,
+    /// Cancelled once others are in force.
+    pub replaced: CancellationToken,
 }
 
 const REQUESTS: usize = 256;
@@ -123,9 +126,10 @@ impl Management {
         }
     }
 
-    /// Serves by other rules from the next request on.
+    /// Serves by other rules from the next request on. Streams whose certificate was looked at by the
+    /// old ones end.
     pub fn set_rules(&self, rules: Arc<Rules>) {
-        self.rules.store(rules);
+        self.rules.swap(rules).replaced.cancel();
     }
 
     /// Answers one request, of a stream on which a certificate was shown or not.

@@ -89,16 +89,17 @@ impl Management {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let begun = Instant::now();
+        let is_over = || is_certified && rules.replaced.is_cancelled();
         let late = Late::new(begun + rules.limits.head_timeout.get());
         let has_asked = AtomicBool::new(false);
         let service = service_fn(|request: Request<Incoming>| {
             has_asked.store(true, Ordering::Relaxed);
             late.not_before(Instant::now() + REQUEST_TIMEOUT);
-            let late = &late;
+            let (late, is_over) = (&late, &is_over);
             async move {
                 let mut response = Box::pin(self.answer(request, is_certified)).await;
                 late.not_before(Instant::now() + REQUEST_TIMEOUT);
-                if begun.elapsed() > MAX_AGE {
+                if begun.elapsed() > MAX_AGE || is_over() {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)
@@ -112,7 +113,8 @@ impl Management {
                 .max_buf_size(max_head.max(HTTP_BUFFER))
                 .serve_connection(TokioIo::new(io), service)
         );
-        let mut is_stopping = false;
+        let mut replaced = pin!(rules.replaced.cancelled());
+        let (mut is_stopping, mut is_replaced) = (false, false);
         let served = loop {
             tokio::select! {
                 served = connection.as_mut() => break served,
@@ -126,6 +128,13 @@ impl Management {
                         return;
                     }
                     connection.as_mut().graceful_shutdown();
+                }
+                // The first request, as long as it is waited for, is still answered.
+                () = replaced.as_mut(), if is_certified && !is_replaced => {
+                    is_replaced = true;
+                    if has_asked.load(Ordering::Relaxed) {
+                        connection.as_mut().graceful_shutdown();
+                    }
                 }
             }
         };

@@ -46,6 +46,7 @@ impl Stage {
             limits: Limits::default(),
             max_body: MAX_BODY,
             published: vec![HubName::default()],
+            replaced: CancellationToken::new(),
         };
         let revocations = Revocations::solo(Duration::from_secs(3600), table, &tasks);
         let door = Management::new(fleet, revocations, Arc::new(rules), &metrics, &tasks);

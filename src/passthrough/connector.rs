@@ -1,12 +1,12 @@
 //! New connections to the upstream: TCP, TLS or a Unix socket, as the config says and nothing else. What
-//! a request names has no part in it.
+//! a request names has no part in it. And what became of one, when there is no answer.
 
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Uri;
@@ -17,11 +17,12 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use crate::config::{Upstream, UpstreamUrl};
+use crate::http_client::{self, bare, dial};
 use crate::tls::{self, TlsError};
 
 /// Makes connections to one upstream. Clones share it.
@@ -33,6 +34,8 @@ struct Way {
     to: Target,
     /// For look-up, TCP and TLS together.
     timeout: Duration,
+    /// Time for a write to make progress.
+    write_timeout: Duration,
 }
 
 enum Target {
@@ -46,45 +49,94 @@ enum Target {
 pub(super) enum ConnectError {
     #[error("no connection in {}", humantime::format_duration(*.0))]
     Timeout(Duration),
+    #[error(transparent)]
+    Dial(#[from] http_client::ConnectError),
     #[error("no connection")]
     Io(#[from] io::Error),
 }
 
+/// Why a request has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// There is no connection.
+    Unreachable,
+    /// None in time.
+    ConnectTimeout,
+    /// The connection had been kept, and was closed before a byte of the answer.
+    Stale,
+    /// The upstream took nothing more of the request.
+    Late,
+    /// The connection broke, or what came is no answer.
+    Broken,
+}
+
 /// A connection to the upstream.
-pub(super) struct Stream(Box<dyn Io>);
+pub(super) struct Stream {
+    io: Box<dyn Io>,
+    turn: Turn,
+    write_timeout: Duration,
+    /// When that is over, for a write that waits.
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+/// How far a connection is with requests and answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Nothing was heard on it.
+    New,
+    /// Something was, since the last was said.
+    Answered,
+    /// It was kept, and nothing was heard since it is used again.
+    Again,
+}
+
+/// What a read or a write on such a connection comes to that the server has closed meanwhile.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection was kept, and is closed")]
+struct Stale;
 
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
-/// Whether a connection failed by time; none when the failure is not that of a connection.
-pub(super) fn is_timeout(error: &legacy::Error) -> Option<bool> {
-    let causes = std::iter::successors(error.source(), |error| (*error).source());
-    let mut connect = causes.filter_map(|error| error.downcast_ref::<ConnectError>());
-    let is_timeout = connect.any(|error| matches!(error, ConnectError::Timeout(_)));
-    error.is_connect().then_some(is_timeout)
+impl Failure {
+    pub(super) fn of(error: &legacy::Error) -> Self {
+        let mut causes = std::iter::successors(error.source(), |error| (*error).source());
+        if error.is_connect() {
+            let is_late =
+                causes.any(|error| error.downcast_ref().is_some_and(ConnectError::is_late));
+            return if is_late { Self::ConnectTimeout } else { Self::Unreachable };
+        }
+        match causes.find_map(|error| error.downcast_ref::<io::Error>()) {
+            Some(error) if error.get_ref().is_some_and(|error| error.is::<Stale>()) => Self::Stale,
+            Some(error) if error.kind() == io::ErrorKind::TimedOut => Self::Late,
+            _ => Self::Broken,
+        }
+    }
+}
+
+impl ConnectError {
+    fn is_late(&self) -> bool {
+        matches!(self, Self::Timeout(_) | Self::Dial(http_client::ConnectError::Timeout))
+    }
 }
 
 impl Connector {
     /// Blocks while it reads the authorities of an https upstream.
     pub(super) fn open(settings: &Upstream) -> Result<Self, TlsError> {
         let to = match &settings.url {
-            UpstreamUrl::Http(place) => Target::Tcp(host(place), port(place, 80)),
+            UpstreamUrl::Http(place) => Target::Tcp(bare(place.host()).into(), port(place, 80)),
             UpstreamUrl::Https(place) => {
                 let mut config = tls::client_config(settings.ca.as_deref(), None)?;
                 config.alpn_protocols = vec![b"http/1.1".to_vec()];
-                Target::Tls(host(place), port(place, 443), TlsConnector::from(Arc::new(config)))
+                let connector = TlsConnector::from(Arc::new(config));
+                Target::Tls(bare(place.host()).into(), port(place, 443), connector)
             }
             UpstreamUrl::Unix(path) => Target::Unix(path.clone()),
         };
-        Ok(Self(Arc::new(Way { to, timeout: settings.connect_timeout.get() })))
+        // Before the answer, the time to the first byte of it counts.
+        let write_timeout = settings.idle_timeout.get().max(settings.first_byte_timeout.get());
+        Ok(Self(Arc::new(Way { to, timeout: settings.connect_timeout.get(), write_timeout })))
     }
-}
-
-/// The host, IPv6 without its brackets, as a look-up and a certificate have it.
-fn host(place: &Authority) -> Box<str> {
-    let host = place.host();
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    bare.unwrap_or(host).into()
 }
 
 fn port(place: &Authority, default: u16) -> u16 {
@@ -93,24 +145,26 @@ fn port(place: &Authority, default: u16) -> u16 {
 
 impl Way {
     async fn connect(&self) -> Result<Stream, ConnectError> {
-        let connected = timeout(self.timeout, self.stream()).await;
-        Ok(Stream(connected.map_err(|_| ConnectError::Timeout(self.timeout))??))
+        let until = Instant::now() + self.timeout;
+        let connected = timeout_at(until, self.open(until)).await;
+        let io = connected.map_err(|_| ConnectError::Timeout(self.timeout))??;
+        Ok(Stream { io, turn: Turn::New, write_timeout: self.write_timeout, wait: None })
     }
 
-    async fn stream(&self) -> io::Result<Box<dyn Io>> {
+    async fn open(&self, until: Instant) -> Result<Box<dyn Io>, ConnectError> {
         Ok(match &self.to {
-            Target::Tcp(host, port) => Box::new(tcp(host, *port).await?),
+            Target::Tcp(host, port) => Box::new(tcp(host, *port, until).await?),
             Target::Tls(host, port, connector) => {
                 let name = ServerName::try_from(host.to_string()).map_err(io::Error::other)?;
-                Box::new(connector.connect(name, tcp(host, *port).await?).await?)
+                Box::new(connector.connect(name, tcp(host, *port, until).await?).await?)
             }
             Target::Unix(path) => Box::new(UnixStream::connect(path).await?),
         })
     }
 }
 
-async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let tcp = TcpStream::connect((host, port)).await?;
+async fn tcp(host: &str, port: u16, until: Instant) -> Result<TcpStream, ConnectError> {
+    let tcp = dial(host, port, until).await?;
     tcp.set_nodelay(true)?;
     Ok(tcp)
 }
@@ -146,13 +200,54 @@ impl std::fmt::Debug for Target {
     }
 }
 
+impl Stream {
+    /// What came of a read or a write.
+    fn met<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|error| match self.turn {
+            Turn::Again => io::Error::other(Stale),
+            Turn::New | Turn::Answered => error,
+        })
+    }
+
+    /// What comes of a write that waits or not.
+    fn progress<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if let Poll::Ready(result) = write {
+            self.wait = None;
+            return Poll::Ready(self.met(result));
+        }
+        let timeout = self.write_timeout;
+        let wait = self.wait.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        wait.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Something is about to be said.
+    fn say(&mut self) {
+        if self.turn == Turn::Answered {
+            self.turn = Turn::Again;
+        }
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
+        let is_end = read.is_ok() && buf.filled().len() == before && buf.remaining() > 0;
+        if is_end && self.turn == Turn::Again {
+            return Poll::Ready(Err(io::Error::other(Stale)));
+        }
+        if buf.filled().len() > before {
+            self.turn = Turn::Answered;
+        }
+        Poll::Ready(self.met(read))
     }
 }
 
@@ -162,7 +257,9 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        self.say();
+        let write = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.progress(cx, write)
     }
 
     fn poll_write_vectored(
@@ -170,18 +267,22 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+        self.say();
+        let write = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        self.progress(cx, write)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        let flush = Pin::new(&mut self.io).poll_flush(cx);
+        self.progress(cx, flush)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        let shutdown = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.progress(cx, shutdown)
     }
 }

@@ -1,5 +1,4 @@
-//! The body of the upstream's answer on its way to the client. What the request holds is given back
-//! when it is through, or the client has left.
+//! The body of the upstream's answer on its way to the client.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,7 +8,6 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use super::places::Place;
 use super::tally::Tally;
 
 /// An answer's body, in which the upstream may not pause for too long.
@@ -23,7 +21,6 @@ struct Parts {
     /// When a pause is too long; there in a pause.
     pause: Option<Pin<Box<Sleep>>>,
     tally: Tally,
-    _place: Place,
 }
 
 /// The upstream's answer is not whole; nor must it look so to the client, whose stream is cut.
@@ -38,8 +35,8 @@ pub enum Broken {
 }
 
 impl Download {
-    pub(super) fn new(body: Incoming, idle: Duration, tally: Tally, place: Place) -> Self {
-        let mut parts = Box::new(Parts { body, idle, pause: None, tally, _place: place });
+    pub(super) fn new(body: Incoming, idle: Duration, tally: Tally) -> Self {
+        let mut parts = Box::new(Parts { body, idle, pause: None, tally });
         if parts.body.is_end_stream() {
             parts.tally.done();
         }

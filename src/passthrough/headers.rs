@@ -9,7 +9,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
     HeaderValue, TRANSFER_ENCODING, VIA,
 };
-use http::{Method, Response, StatusCode, Version};
+use http::{Method, Response, Version};
 
 use super::{Origin, Refusal};
 
@@ -27,15 +27,28 @@ const HOP_BY_HOP: [&str; 11] = [
     "transfer-encoding",
     "upgrade",
 ];
-/// What only moorline says to those behind it, and `Proxy`, which CGI takes for the variable
-/// `HTTP_PROXY`.
-const OWN: [&str; 5] = ["connection-id", "expect", "forwarded", "proxy", "x-real-ip"];
+/// What only moorline says to those behind it; what would make the path another one than was looked at,
+/// to gunicorn (`SCRIPT_NAME`), behind IIS (`X-Original-URL`) and in old frameworks; and `Proxy`, which CGI
+/// takes for the variable `HTTP_PROXY`.
+const OWN: [&str; 10] = [
+    "connection-id",
+    "expect",
+    "forwarded",
+    "path-info",
+    "proxy",
+    "script-name",
+    "x-original-url",
+    "x-real-ip",
+    "x-rewrite-url",
+    "x-script-name",
+];
 /// The same, by how they begin: of moorline, CloudEvents, GRIP and WebSocket-over-HTTP, and proxies.
 const OWN_FAMILIES: [&str; 6] =
     ["moorline-", "ce-", "grip-", "meta-", "x-forwarded-", "sec-websocket-"];
 
-/// Events of WebSocket-over-HTTP, which a backend believes.
-const EVENTS: &[u8] = b"application/websocket-events";
+/// Events, which a backend believes: of WebSocket-over-HTTP, and CloudEvents that are all body, as their
+/// headers do not pass.
+const EVENTS: [&[u8]; 2] = [b"application/websocket-events", b"application/cloudevents"];
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -43,10 +56,11 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Whether the headers are of a request that may be passed on.
 pub(super) fn check(headers: &HeaderMap) -> Result<(), Refusal> {
-    let is_of_events = |value: &HeaderValue| {
-        value.as_bytes().windows(EVENTS.len()).any(|part| part.eq_ignore_ascii_case(EVENTS))
+    let names = |value: &HeaderValue, events: &[u8]| {
+        value.as_bytes().windows(events.len()).any(|part| part.eq_ignore_ascii_case(events))
     };
-    if headers.get_all(CONTENT_TYPE).iter().any(is_of_events) {
+    let types = headers.iter().filter(|(name, _)| reads_as(name, CONTENT_TYPE.as_str()));
+    if types.into_iter().any(|(_, value)| EVENTS.iter().any(|events| names(value, events))) {
         return Err(Refusal::MediaType);
     }
     let is_met = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
@@ -93,7 +107,7 @@ pub(super) fn set_chunked(headers: &mut HeaderMap) {
 /// version included, says nothing about the one to the client.
 pub(super) fn to_client<B>(answer: &mut Response<B>, method: &Method) {
     // Where there is a body, its own length counts; where it is left out, the header is all there is.
-    let is_bodyless = *method == Method::HEAD || answer.status() == StatusCode::NOT_MODIFIED;
+    let is_bodyless = *method == Method::HEAD;
     *answer.version_mut() = Version::HTTP_11;
     let headers = answer.headers_mut();
     let is_one_length = !headers.contains_key(TRANSFER_ENCODING)

@@ -2,7 +2,8 @@
 //! upstream, and its answer back, both streamed.
 //!
 //! What goes there is one plain HTTP/1.1 request in a framing of our own: nothing is tunnelled, nothing
-//! is sent twice, and no header of the client's can be taken for what moorline itself says.
+//! that changes anything is sent twice, and no header of the client's can be taken for what moorline
+//! itself says.
 //!
 //! ```text
 //! request -> checks -> headers -> place -> connection (pool) -> upstream
@@ -30,7 +31,7 @@ use http::{HeaderName, Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::rt::Executor;
-use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::TokioTimer;
 use tokio::time::{Instant, sleep_until};
 
@@ -42,7 +43,7 @@ use crate::nats::LogLimit;
 use crate::task::Tasks;
 use crate::tls::TlsError;
 
-use connector::Connector;
+use connector::{Connector, Failure};
 use guard::Guarded;
 use places::Places;
 use tally::Tally;
@@ -57,7 +58,9 @@ pub use refusal::Refusal;
 pub struct Passthrough {
     settings: Upstream,
     node: NodeId,
-    client: Client<Connector, Upload>,
+    pool: Client<Connector, Upload>,
+    /// Makes a connection for each request.
+    single: Client<Connector, Upload>,
     /// Requests at the upstream.
     places: Places,
     /// Clients whose stream stays open for further requests.
@@ -84,7 +87,7 @@ pub type Body = Either<Full<Bytes>, Download>;
 /// Refusals name the request by this, so that a user's report leads to the log line.
 const CONNECTION_ID: HeaderName = HeaderName::from_static("moorline-connection-id");
 
-/// Idle connections to the upstream live shorter than any server keeps them, or requests would be
+/// Idle connections to the upstream live shorter than most servers keep them, or requests would often be
 /// written to connections that it is just about to close.
 const IDLE: Duration = Duration::from_secs(1);
 /// The largest answer head in bytes, and the most fields in it.
@@ -105,21 +108,25 @@ impl Passthrough {
         tasks: &Tasks,
     ) -> Result<Self, TlsError> {
         metrics.declare_passthrough(Tally::RESULTS.into_iter().chain(Refusal::RESULTS));
-        let client = Client::builder(Spawner(tasks.clone()))
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(settings.max_requests)
-            // Only what was not written at all is tried again, on another connection.
-            .retry_canceled_requests(true)
-            .set_host(false)
-            .http1_max_buf_size(MAX_HEAD)
-            .http1_max_headers(MAX_HEADERS)
-            .build(Connector::open(settings)?);
+        let connector = Connector::open(settings)?;
+        let client = |max_idle| {
+            Client::builder(Spawner(tasks.clone()))
+                .timer(TokioTimer::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE)
+                .pool_max_idle_per_host(max_idle)
+                // Only what was not written at all is tried again, on another connection.
+                .retry_canceled_requests(true)
+                .set_host(false)
+                .http1_max_buf_size(MAX_HEAD)
+                .http1_max_headers(MAX_HEADERS)
+                .build(connector.clone())
+        };
         Ok(Self {
             settings: settings.clone(),
             node,
-            client,
+            pool: client(settings.max_requests),
+            single: client(0),
             places: Places::new(settings, metrics.passthrough_in_flight()),
             clients: Permits::new(settings.max_clients),
             guarded: Guarded::new(guarded),
@@ -162,11 +169,11 @@ impl Passthrough {
             Err(refusal) => Err(refusal),
         };
         match passed {
-            Ok((answer, place)) => {
+            Ok(answer) => {
                 let status = answer.status();
                 tally.answered(status);
                 let idle = self.idle_timeout();
-                answer.map(|body| Either::Right(Download::new(body, idle, tally, place)))
+                answer.map(|body| Either::Right(Download::new(body, idle, tally)))
             }
             Err(refusal) => {
                 tally.refused(&refusal);
@@ -180,26 +187,44 @@ impl Passthrough {
         request: Request<Incoming>,
         origin: Origin,
         progress: &Arc<Progress>,
-    ) -> Result<(Response<Incoming>, places::Place), Refusal> {
+    ) -> Result<Response<Incoming>, Refusal> {
         let (mut head, body) = request.into_parts();
         self.check(&head)?;
         let method = head.method.clone();
         head.uri = target(&head.uri)?;
         to_upstream(&mut head.headers, origin);
-        if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        let body = Some(body).filter(|body| !body.is_end_stream());
+        let is_chunked = body.as_ref().is_some_and(|body| body.size_hint().exact().is_none());
+        if is_chunked {
             headers::set_chunked(&mut head.headers);
         }
         // What belongs to the client's stream, as its upgrade, must not get into the upstream's.
         head.extensions.clear();
-        let place = self.places.take().await.ok_or(Refusal::Full)?;
-        let body = Upload::new(body, self.idle_timeout(), progress);
-        let mut answer = self.ask(Request::from_parts(head, body), progress).await?;
+        let Some(place) = self.places.take().await else {
+            self.warn("too many requests are under way", None);
+            return Err(Refusal::Full);
+        };
+        progress.takes(place);
+        let again = (body.is_none() && method.is_safe()).then(|| head.clone());
+        let request = |head, body| {
+            Request::from_parts(head, Upload::new(body, self.idle_timeout(), progress))
+        };
+        // A connection that was answered in HTTP/1.0 would leave chunks out, so none is used again.
+        let client = if is_chunked { &self.single } else { &self.pool };
+        let mut asked = self.ask(client, request(head, body), progress).await;
+        if let (Err(Unanswered::Failed(error)), Some(head)) = (&asked, again)
+            && Failure::of(error) == Failure::Stale
+        {
+            // RFC 9112 section 9.3.1: what changes nothing may be asked again.
+            asked = self.ask(&self.single, request(head, None), progress).await;
+        }
+        let mut answer = asked.map_err(|unanswered| self.refusal_of(&unanswered, progress))?;
         if answer.status().is_informational() {
             self.warn("the upstream switched to another protocol", None);
             return Err(Refusal::Failed);
         }
         headers::to_client(&mut answer, &method);
-        Ok((answer, place))
+        Ok(answer)
     }
 
     /// What is wrong with a request that is well-formed and yet not passed on.
@@ -213,22 +238,20 @@ impl Passthrough {
     /// The answer's head, in time.
     async fn ask(
         &self,
+        client: &Client<Connector, Upload>,
         request: Request<Upload>,
         progress: &Progress,
-    ) -> Result<Response<Incoming>, Refusal> {
+    ) -> Result<Response<Incoming>, Unanswered> {
         let timeout = self.settings.first_byte_timeout.get();
         // Boxed, because the pool's future is larger than all of the caller's.
-        let mut answer = Box::pin(self.client.request(request));
+        let mut answer = Box::pin(client.request(request));
         loop {
             let until = progress.last() + timeout;
             tokio::select! {
-                answer = answer.as_mut() => {
-                    return answer.map_err(|error| self.refusal_of(&error, progress));
-                }
+                answer = answer.as_mut() => return answer.map_err(Unanswered::Failed),
                 () = sleep_until(until) => {
                     if progress.is_upstreams_turn_since(Instant::now() - timeout) {
-                        self.warn("the upstream did not answer in time", None);
-                        return Err(Refusal::Late);
+                        return Err(Unanswered::Late);
                     }
                     progress.look_again();
                 }
@@ -237,20 +260,23 @@ impl Passthrough {
     }
 
     /// Whose fault it is that there is no answer.
-    fn refusal_of(
-        &self,
-        error: &hyper_util::client::legacy::Error,
-        progress: &Progress,
-    ) -> Refusal {
-        if let Some(refusal) = progress.fault() {
-            return refusal;
-        }
-        let (refusal, message) = match connector::is_timeout(error) {
-            Some(true) => (Refusal::ConnectTimeout, "the upstream cannot be reached in time"),
-            Some(false) => (Refusal::Unreachable, "the upstream cannot be reached"),
-            None => (Refusal::Failed, "the upstream gave no answer"),
+    fn refusal_of(&self, unanswered: &Unanswered, progress: &Progress) -> Refusal {
+        let (failure, error) = match unanswered {
+            Unanswered::Late => (Failure::Late, None),
+            Unanswered::Failed(error) => match progress.fault() {
+                Some(refusal) => return refusal,
+                None => (Failure::of(error), Some(error as _)),
+            },
         };
-        self.warn(message, Some(error));
+        let (refusal, message) = match failure {
+            Failure::ConnectTimeout => {
+                (Refusal::ConnectTimeout, "the upstream cannot be reached in time")
+            }
+            Failure::Unreachable => (Refusal::Unreachable, "the upstream cannot be reached"),
+            Failure::Late => (Refusal::Late, "the upstream did not answer in time"),
+            Failure::Stale | Failure::Broken => (Refusal::Failed, "the upstream gave no answer"),
+        };
+        self.warn(message, error);
         refusal
     }
 
@@ -263,6 +289,13 @@ impl Passthrough {
             tracing::warn!(%upstream, reason, error, left_out, "request failed");
         }
     }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+enum Unanswered {
+    Late,
+    Failed(legacy::Error),
 }
 
 /// The pool wants a URL; only its path and query get to the upstream.

@@ -95,6 +95,7 @@ impl Tally {
 
 impl Drop for Tally {
     fn drop(&mut self) {
+        self.progress.over();
         let result = self.result.unwrap_or(VANISHED);
         self.metrics.passthrough(result);
         tracing::debug!(

@@ -10,11 +10,13 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::Refusal;
+use super::places::Place;
 
-/// A client's body, which may not pause for too long.
+/// A client's body, which may not pause for too long, nor go on for long behind the answer.
 #[derive(Debug)]
 pub(super) struct Upload {
-    body: Incoming,
+    /// None when there is nothing to send.
+    body: Option<Incoming>,
     idle: Duration,
     /// When a pause is too long; there in a pause.
     pause: Option<Pin<Box<Sleep>>>,
@@ -34,6 +36,10 @@ struct State {
     /// Why the body ended before its end.
     fault: Option<Refusal>,
     bytes: u64,
+    /// What the request takes, until both its body and its answer are through.
+    place: Option<Place>,
+    /// When the answer was, or came to nothing.
+    over: Option<Instant>,
 }
 
 /// The client's body is not whole, so the request to the upstream ends, too.
@@ -43,7 +49,7 @@ pub(super) struct NotWhole;
 
 impl Upload {
     /// It is the upstream's turn from now on.
-    pub(super) fn new(body: Incoming, idle: Duration, progress: &Arc<Progress>) -> Self {
+    pub(super) fn new(body: Option<Incoming>, idle: Duration, progress: &Arc<Progress>) -> Self {
         progress.turn(false, 0);
         Self { body, idle, pause: None, progress: Arc::clone(progress) }
     }
@@ -57,7 +63,29 @@ impl Upload {
 impl Progress {
     pub(super) fn new() -> Self {
         let last = Instant::now();
-        Self(Mutex::new(State { last, is_clients_turn: false, fault: None, bytes: 0 }))
+        Self(Mutex::new(State {
+            last,
+            is_clients_turn: false,
+            fault: None,
+            bytes: 0,
+            place: None,
+            over: None,
+        }))
+    }
+
+    /// The request has its place.
+    pub(super) fn takes(&self, place: Place) {
+        self.state().place = Some(place);
+    }
+
+    /// The answer is through, or will not be.
+    pub(super) fn over(&self) {
+        self.state().over = Some(Instant::now());
+    }
+
+    /// Whether that is so for this long.
+    fn is_over_for(&self, time: Duration) -> bool {
+        self.state().over.is_some_and(|since| since.elapsed() >= time)
     }
 
     /// When something was last done.
@@ -111,7 +139,12 @@ impl Body for Upload {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, NotWhole>>> {
         let this = &mut *self;
-        match Pin::new(&mut this.body).poll_frame(cx) {
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        // Each byte of the client's leads here, and so does a pause.
+        if this.progress.is_over_for(this.idle) {
+            return this.fail(Refusal::SlowBody);
+        }
+        match Pin::new(body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.pause = None;
                 this.progress.turn(false, frame.data_ref().map_or(0, Bytes::len));
@@ -138,10 +171,10 @@ impl Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
 
 use super::disk::Disk;
-use super::{Crews, ServerError};
+use super::{Crews, ServerError, upstream};
 use crate::admin::{Admin, Drain, Readiness};
 use crate::auth::{AccessKeys, Minter, Revocations, Verifier};
 use crate::cluster::{Cluster, Farewells, Parts, UserQuota};
@@ -21,7 +22,6 @@ use crate::limits::{Admission, Limit, Limited, Memory, Pending, Permits, Users};
 use crate::management::{self, Management};
 use crate::metrics::Metrics;
 use crate::nats::{Nats, Store};
-use crate::passthrough::Passthrough;
 use crate::relay::{Gates, Hold, Relay};
 use crate::task::Tasks;
 use crate::tls::{self, Acceptor};
@@ -176,49 +176,15 @@ pub(super) async fn served(
     let (public, plain) = (&config.listeners.public, &config.listeners.plain);
     let public = public.as_ref().map(Proxies::from).unwrap_or_default();
     let plain = plain.as_ref().map(Proxies::from).unwrap_or_default();
-    let passthrough = passthrough(config, core, before).await?;
+    let passthrough = upstream::passthrough(config, core, before).await?;
     let (limits, drain) = (config.limits, config.shutdown.drain.get());
-    let rules = Rules { doors, limits, acceptor, passthrough, drain, public, plain };
+    let replaced = CancellationToken::new();
+    let rules = Rules { doors, limits, acceptor, passthrough, drain, public, plain, replaced };
     let rules = Arc::new(rules);
     let before = before.and_then(|before| before.management.as_deref());
     let management =
         Box::pin(backends(config, core, verifier.as_ref(), before)).await?.map(Arc::new);
     Ok(Served { rules, verifier, management })
-}
-
-/// The way to the upstream of `config`: the one that there was `before`, with its connections, unless
-/// another is named or a file is to be read again.
-async fn passthrough(
-    config: &Config,
-    core: &Core,
-    before: Option<&Served>,
-) -> Result<Option<Arc<Passthrough>>, ServerError> {
-    let Some(upstream) = config.upstream.clone() else { return Ok(None) };
-    let guarded = guarded(config);
-    let open = before.and_then(|before| before.rules.passthrough.as_ref());
-    if let Some(open) = open
-        && open.is_as(&upstream, &guarded)
-        && upstream.ca.is_none()
-    {
-        return Ok(Some(Arc::clone(open)));
-    }
-    let (node, metrics) = (core.id, core.metrics.clone());
-    let tasks = core.crews.background.clone();
-    let read = move || Ok(Passthrough::open(&upstream, &guarded, node, &metrics, &tasks)?);
-    Ok(Some(Arc::new(core.disk.read("upstream", read).await?)))
-}
-
-/// Paths at which a backend takes events, so that clients must not get there. It may be the upstream by
-/// another name, so its host is not looked at; only a backend at `/` leaves no path to guard.
-fn guarded(config: &Config) -> Vec<String> {
-    let paths = |route: &Route| match &route.backend {
-        Backend::Http(backend) => backend.paths(),
-        // Behind NATS, or here.
-        Backend::Nats(_) | Backend::Echo(_) => Vec::new(),
-    };
-    let mut paths: Vec<String> = config.routes.iter().flat_map(paths).collect();
-    paths.retain(|path| path != "/");
-    paths
 }
 
 /// Builds what backends meet by `config`, after what they met `before`.
@@ -245,8 +211,17 @@ async fn backends(
     let max_body = door.max_body.bytes();
     let speak_grip = config.routes.iter().filter(|route| route.is_websocket_over_http());
     let published: HashSet<_> = speak_grip.map(|route| route.hub.clone()).collect();
-    let published = published.into_iter().collect();
-    Ok(Some(management::Rules { keys, acceptor, verifier, minter, limits, max_body, published }))
+    let (published, replaced) = (published.into_iter().collect(), CancellationToken::new());
+    Ok(Some(management::Rules {
+        keys,
+        acceptor,
+        verifier,
+        minter,
+        limits,
+        max_body,
+        published,
+        replaced,
+    }))
 }
 
 /// Serves all hubs of `config`, before it lets clients into them.

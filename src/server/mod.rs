@@ -4,6 +4,7 @@
 //! client in half-way; and everything of a new config before it takes the place of the old one.
 
 mod build;
+mod upstream;
 mod reload;
 mod drain;
 mod memory;

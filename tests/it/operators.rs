@@ -45,7 +45,10 @@ async fn the_metrics_are_those_on_the_list() {
         "plain: {{address: '127.0.0.1:0'}}\nmanagement: {{address: '127.0.0.1:0', key_files: [{}]}}",
         key.path().display()
     );
-    let http = "- {path: /http, auth: none, backend: {http: 'http://127.0.0.1:9/'}}";
+    let http = format!(
+        "- {{path: /http, auth: none, backend: {{http: 'http://127.0.0.1:9/', secret_file: {}}}}}",
+        key.path().display()
+    );
     let config = format!("upstream: 'http://127.0.0.1:1'\n{ECHO}\n{http}");
     let node = Node::with_listeners(&listeners, &config);
     let mut client = Client::connect(node.ws()).await;

@@ -45,11 +45,19 @@ fn services_and_other_sections() {
             "routes: [{{path: /a, auth: none, backend: {{{keys}}}}}]\nupstream: http://127.0.0.1:80"
         )
     };
+    let secret = "routes[0].backend.secret_file: needed, because there is an `upstream`";
+    let unix =
+        http("http: http://localhost/e").replace("http://127.0.0.1:80", "unix:/run/app.sock");
     refused(&[
-        (&http("http: http://localhost/e"), "routes[0].backend.secret_file: needed, because"),
+        (&http("http: http://localhost/e"), secret),
+        (&http("http: http://app"), secret),
+        (&unix, secret),
         (&http("http: http://localhost, secret_file: s"), "routes[0].backend.http: the backend is"),
     ]);
-    accepted(&[&http("http: http://localhost/e, secret_file: s"), &http("http: http://app")]);
+    accepted(&[
+        &http("http: http://localhost/e, secret_file: s"),
+        &http("http: http://app, secret_file: s"),
+    ]);
     refused(&[(
         "routes: [{path: /a, auth: connect, backend: {http: http://a}}]",
         "routes[0]: `origins` is needed, because `forward_headers`",

@@ -132,18 +132,18 @@ fn websocket_over_http(route: &Route, at: &str, findings: &mut Findings) {
     );
 }
 
-/// What a backend needs whose server clients reach, too.
+/// What a backend needs whose server clients may reach, too. The `upstream` may be the same by another
+/// name, or by its socket, or pass requests on to it.
 fn behind_upstream(backend: &HttpBackend, upstream: &Upstream, at: &str, findings: &mut Findings) {
-    let url = upstream.url.to_string();
-    if !backend.is_at(&url) {
-        return;
-    }
     findings.need(
         backend.secret_file.is_some(),
         &format!("{at}.secret_file"),
-        "needed, because the backend is also the `upstream`, which clients reach; the service must tell \
-         events from their requests",
+        "needed, because there is an `upstream`, and clients may reach the backend through it; the service \
+         must tell events from their requests",
     );
+    if !backend.is_at(&upstream.url.to_string()) {
+        return;
+    }
     let is_root = |path: &String| path.bytes().all(|b| b == b'/');
     findings.need(
         !backend.paths().iter().any(is_root),

@@ -2,7 +2,7 @@
 //!
 //! All or nothing. The new config is read, checked and built beside the old one, and takes its place in
 //! one step that cannot fail; on any mistake the old one stays. Open connections are not touched: each
-//! keeps the route that it was accepted with.
+//! keeps the route that it was accepted with. HTTP streams end behind the answer that is under way.
 
 mod difference;
 mod watch;
@@ -135,7 +135,7 @@ impl Node {
     fn take_over(&mut self, Next { config, served }: Next) {
         let changed = difference::sections(&self.config, &config).join(", ");
         let limits = config.limits;
-        self.edge.rules.store(Arc::clone(&served.rules));
+        self.edge.set_rules(Arc::clone(&served.rules));
         if let (Some((door, _)), Some(rules)) = (&self.management, &served.management) {
             door.set_rules(Arc::clone(rules));
         }

@@ -1,6 +1,6 @@
 //! A moorline process with a config of the test's, on ports of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -144,6 +144,14 @@ impl Node {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sockets that the process has, each once: a listener is opened again when it begins to serve.
+    pub(crate) fn sockets(&self) -> usize {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        let links = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+        let sockets = links.filter(|link| link.to_string_lossy().starts_with("socket:"));
+        sockets.collect::<HashSet<_>>().len()
     }
 
     /// The process's CPU time so far, in ticks of 10 ms.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use moorline::config::JwtAlgorithm;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use super::{KEY, Stage, ask, authorization, now, parse};
-use crate::harness::{Certificates, Client, Node, connect_tls, eventually};
+use crate::harness::{Certificates, Client, DEADLINE, Node, connect_tls, eventually};
 
 const COUNT: &str = "/api/hubs/default/:count";
 
@@ -142,6 +143,18 @@ async fn a_certificate_lets_in_without_a_key() {
         let ends =
             node.metric("moorline_tls_certificate_expiry_timestamp_seconds", &[expiry]).await;
         assert!(ends > 4e9, "{ends}");
+        // What is known by a certificate does not outlive the config that took it.
+        let known = certificates.client(Some("backend"));
+        let mut kept = connect_tls(node.management(), "localhost", known).await.unwrap();
+        kept.write_all(format!("GET {COUNT} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        let mut answer = vec![0; 4096];
+        let read = kept.read(&mut answer).await.unwrap();
+        assert_eq!(parse(&String::from_utf8_lossy(&answer[..read])).status, 200);
+        node.signal("HUP");
+        let ended = timeout(DEADLINE, kept.read_to_end(&mut answer)).await;
+        ended.expect("the end of the stream").unwrap();
     }
 }
 

@@ -91,6 +91,8 @@ fn refused() -> Vec<(String, &'static [u16])> {
         (post("Upgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 0"), &[404]),
         (get("/", "Content-Type: application/websocket-events\r\n"), &[415]),
         (post("Content-Type: Application/WebSocket-Events; a=b\r\nContent-Length: 0"), &[415]),
+        (post("Content_Type: application/websocket-events\r\nContent-Length: 0"), &[415]),
+        (post("Content-Type: application/cloudevents+json\r\nContent-Length: 0"), &[415]),
         (get("/", "Expect: 200-ok\r\n"), &[417]),
         (get("/", &format!("X: {}\r\n", "a".repeat(20_000))), &[431]),
         (get("/", &"X: a\r\n".repeat(100)), &[431]),

@@ -153,15 +153,11 @@ async fn an_answer_that_nobody_takes_is_not_kept() {
     let raw = Raw::start(Act::say("")).await;
     let text = config(&raw.url(), ", first_byte_timeout: 100ms, idle_timeout: 300ms");
     let node = Node::start(&text.replace("limits: {", "limits: {head_timeout: 300ms, "));
-    let sockets = || {
-        let fds = std::fs::read_dir(format!("/proc/{}/fd", node.pid())).unwrap();
-        let links = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
-        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
-    };
-    let before = sockets();
+    let before = node.sockets();
     let mut tcp = TcpStream::connect(node.ws()).await.unwrap();
     tcp.write_all(get("/", "").as_bytes()).await.unwrap();
     node.metric_becomes("moorline_passthrough_requests_total", &["timeout"], 1.0).await;
     // The client neither reads nor leaves, and its stream goes all the same.
-    eventually("the client's stream is gone", async || (sockets() <= before).then_some(())).await;
+    eventually("the client's stream is gone", async || (node.sockets() <= before).then_some(()))
+        .await;
 }

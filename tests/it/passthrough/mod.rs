@@ -9,7 +9,9 @@ mod bounds;
 
 use std::collections::HashSet;
 
-use crate::harness::{Certificates, Client, Node, Request, connect_tls, exchange, free_port};
+use crate::harness::{
+    Certificates, Client, Node, Request, connect_tls, eventually, exchange, free_port,
+};
 use talk::Talk;
 use upstream::Upstream;
 
@@ -223,7 +225,47 @@ async fn a_reload_changes_the_upstream_between_two_requests() {
         let (status, _) = exchange(node.ws(), get("/", "Connection: close\r\n").as_bytes()).await;
         (status == 404).then_some(())
     };
-    crate::harness::eventually("requests are refused", is_off).await;
+    eventually("requests are refused", is_off).await;
+}
+
+#[tokio::test]
+async fn a_reload_ends_kept_streams_behind_the_answer_under_way() {
+    let (first, second) = (Upstream::start().await, Upstream::start().await);
+    let node = before(&first.url(), "");
+    let kept = async |path: &str| {
+        let mut talk = Talk::open(node.ws()).await;
+        talk.send(get(path, "")).await;
+        assert_eq!(talk.answer_to_head().await.status, 200);
+        talk
+    };
+    let (idle, mut streaming) = (kept("/length/0").await, kept("/events").await);
+    // Nothing was asked on this one yet, so it keeps to what it met, for one answer. It came before the
+    // next one, whose answer is here.
+    let mut new = Talk::open(node.ws()).await;
+    let mut asked = kept("/length/0").await;
+    asked.send("POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx").await;
+    node.metric_becomes("moorline_passthrough_in_flight", &[], 2.0).await;
+    node.rewrite(|text| {
+        text.replace(&first.url(), &second.url()).replace("path: /ws,", "path: /other,")
+    });
+    node.signal("HUP");
+    idle.ended().await;
+    asked.send("x").await;
+    let answer = asked.answer().await;
+    assert_eq!((answer.text().as_str(), answer.field("connection")), ("2", Some("close")));
+    asked.ended().await;
+    assert!(first.event("last").await);
+    assert_eq!(streaming.chunk().await.unwrap(), b"data: last\n\n");
+    streaming.send(get("/ws", "")).await;
+    first.end_events();
+    assert_eq!(streaming.chunk().await.unwrap(), b"");
+    streaming.ended().await;
+    new.send(get("/new", "")).await;
+    assert_eq!(new.answer().await.field("connection"), Some("close"));
+    new.ended().await;
+    assert_eq!((first.last().target.as_str(), second.count()), ("/new", 0));
+    kept("/length/0").await;
+    assert_eq!(second.count(), 1);
 }
 
 #[tokio::test]

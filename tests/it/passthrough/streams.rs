@@ -1,10 +1,10 @@
 //! Bodies are streamed: large ones need no memory, events arrive at once, and a deploy of the upstream
 //! costs no request.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::{join, join_all};
 use tokio::time::timeout;
 
 use super::talk::Talk;
@@ -111,8 +111,8 @@ async fn an_upload_arrives_as_it_is_sent() {
     assert_eq!(talk.chunk().await.unwrap(), b"");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_graceful_restart_of_the_upstream_costs_no_request() {
+/// Asks 10,000 times while the upstream is replaced, each time in this way.
+async fn a_restart(request: impl Fn(&str) -> String, retire: impl Fn(&Upstream)) {
     const REQUESTS: usize = 10_000;
     const CLIENTS: usize = 16;
     const RESTARTS: usize = 5;
@@ -121,44 +121,53 @@ async fn a_graceful_restart_of_the_upstream_costs_no_request() {
     let mut upstreams = vec![Upstream::unix(&path).await];
     let node =
         Node::with_log("info", &format!("upstream: unix:{}\n{UNLIMITED}{ROUTES}", path.display()));
-    let answered = Arc::new(AtomicUsize::new(0));
-    let clients = (0..CLIENTS).map(|_| {
-        let (answered, to) = (Arc::clone(&answered), node.ws());
-        tokio::spawn(async move {
-            let mut talk = Talk::open(to).await;
-            for number in 0..REQUESTS / CLIENTS {
-                let body = number.to_string();
-                let length = body.len();
-                talk.send(format!(
-                    "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"
-                ))
-                .await;
-                let answer = talk.answer().await;
-                assert_eq!((answer.status, answer.text()), (200, body));
-                answered.fetch_add(1, Ordering::SeqCst);
-            }
-        })
-    });
-    let clients: Vec<_> = clients.collect();
-    for turn in 1..=RESTARTS {
-        eventually("some requests are answered", async || {
-            let enough = REQUESTS * turn / (RESTARTS + 1);
-            (answered.load(Ordering::SeqCst) >= enough).then_some(())
-        })
-        .await;
-        let next = Upstream::unix(&path).await;
-        upstreams.last().unwrap().retire();
-        upstreams.push(next);
-    }
-    for client in clients {
-        client.await.unwrap();
-    }
+    let answered = AtomicUsize::new(0);
+    let clients = join_all((0..CLIENTS).map(|_| async {
+        let mut talk = Talk::open(node.ws()).await;
+        for number in 0..REQUESTS / CLIENTS {
+            let body = number.to_string();
+            talk.send(request(&body)).await;
+            let answer = talk.answer().await;
+            assert_eq!((answer.status, answer.text()), (200, body));
+            answered.fetch_add(1, Ordering::SeqCst);
+        }
+    }));
+    let restarts = async {
+        for turn in 1..=RESTARTS {
+            eventually("some requests are answered", async || {
+                let enough = REQUESTS * turn / (RESTARTS + 1);
+                (answered.load(Ordering::SeqCst) >= enough).then_some(())
+            })
+            .await;
+            let next = Upstream::unix(&path).await;
+            retire(upstreams.last().unwrap());
+            upstreams.push(next);
+        }
+        upstreams
+    };
+    let (_, upstreams) = join(clients, restarts).await;
     let counts: Vec<usize> = upstreams.iter().map(Upstream::count).collect();
     eprintln!("{counts:?} requests, by upstream");
-    assert_eq!(counts.iter().sum::<usize>(), REQUESTS, "none was sent twice");
+    assert_eq!(counts.iter().sum::<usize>(), REQUESTS, "none was answered twice");
     assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
     let connections: usize = upstreams.iter().map(Upstream::connections).sum();
     assert!(connections <= CLIENTS * 4 * (RESTARTS + 1), "{connections} connections");
     let passed = node.metric("moorline_passthrough_requests_total", &["2xx"]).await;
     assert_eq!(passed, REQUESTS as f64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_graceful_restart_of_the_upstream_costs_no_request() {
+    let post = |body: &str| {
+        let length = body.len();
+        format!("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}")
+    };
+    a_restart(post, Upstream::retire).await;
+}
+
+/// What is written to a connection that is closed at the same moment is asked again, where that may be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_closes_idle_connections_costs_no_get() {
+    let get = |body: &str| get(&format!("/say/{body}"), "");
+    a_restart(get, Upstream::retire_and_close).await;
 }

@@ -1,13 +1,16 @@
 //! An upstream that is down, slow, or says what is no answer: the client is told which, or its stream is
 //! cut, and no connection is used again of which anything is in doubt.
 
+use std::time::Duration;
+
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{sleep, timeout};
 
 use super::talk::Talk;
 use super::upstream::{Act, Raw, Upstream};
 use super::{before, get};
-use crate::harness::{Node, eventually, exchange, free_port};
+use crate::harness::{DEADLINE, Node, eventually, exchange, free_port};
 
 const SHORT: &str = ", first_byte_timeout: 300ms, idle_timeout: 300ms, connect_timeout: 300ms";
 const GOOD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood";
@@ -112,6 +115,55 @@ async fn odd_answers_that_can_be_read() {
 }
 
 #[tokio::test]
+async fn chunks_are_not_lost_behind_an_answer_in_http_1_0() {
+    let old = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 4\r\n\r\ngood";
+    let raw = Raw::start(Act::say(old)).await;
+    let node = before(&raw.url(), "");
+    let mut talk = Talk::open(node.ws()).await;
+    for _ in 0..2 {
+        talk.send(get("/", "")).await;
+        assert_eq!(talk.answer().await.text(), "good");
+    }
+    assert_eq!(raw.heard().len(), 1, "its connections are kept");
+    talk.send(
+        "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    )
+    .await;
+    assert_eq!(talk.answer().await.text(), "good");
+    let heard = async || raw.heard().concat().contains("5\r\nhello\r\n0\r\n\r\n").then_some(());
+    eventually("the chunks are there", heard).await;
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_is_closed_is_replaced_once_for_what_changes_nothing() {
+    let raw = Raw::start(Act::SayOnce(GOOD.as_bytes().to_vec())).await;
+    let node = before(&raw.url(), "");
+    // On a connection that one answer has come on.
+    let asked = async |request: &str, act: Act| {
+        let mut talk = Talk::open(node.ws()).await;
+        raw.set(Act::SayOnce(GOOD.as_bytes().to_vec()));
+        talk.send(get("/", "")).await;
+        assert_eq!(talk.answer().await.status, 200);
+        raw.set(act);
+        let before = raw.heard().len();
+        talk.send(request).await;
+        (talk.answer().await.status, raw.heard().len() - before)
+    };
+    let closing = || Act::SayOnce(GOOD.as_bytes().to_vec());
+    let options = "OPTIONS / HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(asked(&get("/", ""), closing()).await, (200, 1));
+    assert_eq!(asked(options, closing()).await, (200, 1));
+    let empty = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(asked(empty, closing()).await, (502, 0), "it may change something");
+    let body = "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx";
+    assert_eq!(asked(body, closing()).await, (502, 0), "its body is gone");
+    let half = Act::say_and_end("HTTP/1.1 2");
+    assert_eq!(asked(&get("/", ""), half).await, (502, 0), "an answer had begun");
+    let never = Act::say_and_end("");
+    assert_eq!(asked(&get("/", ""), never).await, (502, 1), "once is enough");
+}
+
+#[tokio::test]
 async fn what_follows_an_answer_is_nobodys_answer() {
     let poisoned = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngoodHTTP/1.1 200 OK\r\n\
         Content-Length: 6\r\n\r\npoison";
@@ -185,4 +237,52 @@ async fn an_early_answer_reaches_a_client_that_still_sends() {
         let _ = talk.try_send(&body[..1 << 20]).await;
         assert_eq!(talk.answer().await.status, 502);
     }
+}
+
+/// A body that goes on behind its answer.
+async fn answered_early(node: &Node) -> Talk {
+    let mut talk = Talk::open(node.ws()).await;
+    talk.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\nx").await;
+    assert_eq!(talk.answer().await.text(), "good");
+    talk
+}
+
+#[tokio::test]
+async fn a_body_behind_its_answer_keeps_its_place() {
+    let raw = Raw::start(Act::say(GOOD)).await;
+    let node = before(&raw.url(), ", max_requests: 2, queue_timeout: 0s");
+    let _talks = [answered_early(&node).await, answered_early(&node).await];
+    assert_eq!(node.metric("moorline_passthrough_in_flight", &[]).await, 2.0);
+    assert_eq!(exchange(node.ws(), get("/", "").as_bytes()).await.0, 503);
+    node.wait_for("request failed", |line| line["reason"] == "too many requests are under way");
+    assert_eq!(raw.heard().len(), 2);
+}
+
+#[tokio::test]
+async fn a_body_does_not_go_on_for_ever_behind_its_answer() {
+    let raw = Raw::start(Act::say(GOOD)).await;
+    let node = before(&raw.url(), SHORT);
+    let mut talk = answered_early(&node).await;
+    let sending = async {
+        // Never a pause that is too long.
+        while talk.try_send(b"x").await {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(DEADLINE, sending).await.expect("the end of the stream");
+    node.metric_becomes("moorline_passthrough_in_flight", &[], 0.0).await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_takes_nothing_more_is_left() {
+    let raw = Raw::start(Act::SayAndStall(GOOD.as_bytes().to_vec())).await;
+    let node = before(&raw.url(), SHORT);
+    let before = node.sockets();
+    let mut talk = answered_early(&node).await;
+    let piece = vec![b'x'; 1 << 16];
+    // Until all that lies between is full.
+    while timeout(Duration::from_millis(200), talk.try_send(&piece)).await == Ok(true) {}
+    drop(talk);
+    node.metric_becomes("moorline_passthrough_in_flight", &[], 0.0).await;
+    eventually("no stream is left", async || (node.sockets() <= before).then_some(())).await;
 }

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Certificates, Io};
 
@@ -41,7 +43,7 @@ impl Seen {
     }
 }
 
-/// A server that behaves. `/status/<n>`, `/length/<n>` (that many bytes), `/flood/<MiB>`, `/sink` (says
+/// A server that behaves. `/status/<n>`, `/length/<n>` (that many bytes), `/say/<text>`, `/flood/<MiB>`, `/sink` (says
 /// how much came), `/events` (server-sent events, as the test tells), everything else echoes.
 pub(super) struct Upstream {
     url: String,
@@ -56,6 +58,8 @@ struct State {
     open: AtomicUsize,
     /// Whether it is about to stop: it says so with each answer.
     is_stopping: AtomicBool,
+    /// Its end, at which idle connections are closed.
+    end: CancellationToken,
     events: Mutex<Option<mpsc::Sender<Bytes>>>,
 }
 
@@ -141,10 +145,20 @@ impl Upstream {
         }
     }
 
+    /// Ends what the reader of `/events` reads.
+    pub(super) fn end_events(&self) {
+        *self.state.events.lock().unwrap() = None;
+    }
+
     /// The end of a deploy: another server has its place already, and who is connected hears of it with
     /// the next answer.
     pub(super) fn retire(&self) {
         self.state.is_stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// The same for one that closes what is idle at once.
+    pub(super) fn retire_and_close(&self) {
+        self.state.end.cancel();
     }
 }
 
@@ -184,7 +198,14 @@ async fn connection(io: Box<dyn Io>, state: Arc<State>) {
         let state = Arc::clone(&state);
         async move { Ok::<_, Infallible>(answer(request, &state).await) }
     });
-    let _ = http1::Builder::new().serve_connection(TokioIo::new(io), service).await;
+    let mut serving = pin!(http1::Builder::new().serve_connection(TokioIo::new(io), service));
+    tokio::select! {
+        _ = serving.as_mut() => {}
+        () = state.end.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            let _ = serving.await;
+        }
+    }
     state.open.fetch_sub(1, Ordering::SeqCst);
 }
 
@@ -214,6 +235,7 @@ async fn answer(request: Request<Incoming>, state: &State) -> Answer {
             *response.status_mut() = http::StatusCode::from_u16(status as u16).unwrap();
             response
         }
+        ("say", _) => own(number.as_bytes().to_vec()),
         ("length", Ok(length)) => own(vec![b'x'; length]),
         ("flood", Ok(mib)) => {
             let piece = Bytes::from(vec![b'x'; 64 * 1024]);
@@ -250,6 +272,10 @@ pub(super) enum Act {
     Say(Vec<u8>),
     /// Says this and ends the connection.
     SayAndEnd(Vec<u8>),
+    /// Says this once, and ends the connection at the next request.
+    SayOnce(Vec<u8>),
+    /// Says this, and from then on neither hears nor leaves.
+    SayAndStall(Vec<u8>),
     /// Says this and resets the connection.
     SayAndReset(Vec<u8>),
 }
@@ -320,7 +346,7 @@ async fn perform(
     place: usize,
 ) {
     let mut piece = [0; 4096];
-    let mut head = Vec::new();
+    let (mut head, mut has_said) = (Vec::new(), false);
     loop {
         let read = tcp.read(&mut piece).await.unwrap_or(0);
         if read == 0 {
@@ -333,10 +359,18 @@ async fn perform(
         }
         head.clear();
         let act = act.lock().unwrap().clone();
-        let (Act::Say(bytes) | Act::SayAndEnd(bytes) | Act::SayAndReset(bytes)) = &act;
+        let (Act::Say(bytes)
+        | Act::SayAndEnd(bytes)
+        | Act::SayOnce(bytes)
+        | Act::SayAndStall(bytes)
+        | Act::SayAndReset(bytes)) = &act;
+        if matches!(act, Act::SayOnce(_)) && std::mem::replace(&mut has_said, true) {
+            return;
+        }
         let _ = tcp.write_all(bytes).await;
         match act {
-            Act::Say(_) => {}
+            Act::Say(_) | Act::SayOnce(_) => {}
+            Act::SayAndStall(_) => std::future::pending().await,
             Act::SayAndEnd(_) => return,
             Act::SayAndReset(_) => {
                 // What was said is to be heard before the reset.
