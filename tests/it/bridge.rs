@@ -535,13 +535,15 @@ async fn a_service_of_another_dialect_is_a_worker_too() {
     .await;
     let nats = NatsServer::start().await;
     let keys = format!(
-        "auth: none, forward_headers: [Cookie], events: [connect, message, disconnected], {FAILURE}"
+        "auth: none, origins: ['https://a.example'], forward_headers: [Cookie], \
+         events: [connect, message, disconnected], {FAILURE}"
     );
     let node = edge(&nats, &keys).await;
     let backend = format!("{{http: '{}', dialect: websocket-over-http}}", service.origin());
     let bridge = with_backend(&nats, &backend, "");
     joins(&bridge).await;
-    let request = Request::new("/ws?a=b").header("cookie", "session=1");
+    let request = Request::new("/ws?a=b").header("origin", "https://a.example");
+    let request = request.header("cookie", "session=1");
     let mut client = request.connect(node.ws()).await.expect("accepted");
     assert_eq!(client.ask("hello").await, "hello");
     assert_eq!(client.ask("twice").await, "refused 3");

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -29,6 +29,13 @@ pub(crate) struct Node {
 struct Log {
     lines: Mutex<(Vec<String>, bool)>,
     news: Condvar,
+}
+
+impl Log {
+    /// Also behind a test that failed while it looked: the node's last words are shown then.
+    fn lock(&self) -> MutexGuard<'_, (Vec<String>, bool)> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Node {
@@ -111,10 +118,10 @@ impl Node {
         let (writer, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                writer.lines.lock().unwrap().0.push(line);
+                writer.lock().0.push(line);
                 writer.news.notify_all();
             }
-            writer.lines.lock().unwrap().1 = true;
+            writer.lock().1 = true;
             writer.news.notify_all();
         });
         let mut node = Self { child, log, addresses: HashMap::new(), folder };
@@ -144,6 +151,21 @@ impl Node {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// By how much its memory grew at the most while `work` was done, in bytes.
+    pub(crate) async fn growth(&self, work: impl Future<Output = ()>) -> usize {
+        let before = self.memory("VmRSS:");
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").unwrap();
+        work.await;
+        self.memory("VmHWM:").saturating_sub(before)
+    }
+
+    /// A line of the process's status: what it has now, or had at the most since its peak was reset.
+    fn memory(&self, line: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|found| found.strip_prefix(line)).unwrap();
+        line.split_whitespace().next().unwrap().parse::<usize>().unwrap() << 10
     }
 
     /// Sockets that the process has, each once: a listener is opened again when it begins to serve.
@@ -196,20 +218,20 @@ impl Node {
 
     /// The log lines with this message, so far.
     pub(crate) fn lines(&self, message: &str) -> Vec<Value> {
-        let lines = self.log.lines.lock().unwrap();
+        let lines = self.log.lock();
         let parsed = lines.0.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         parsed.filter(|line| line["message"] == message).collect()
     }
 
     /// Everything that was logged so far.
     pub(crate) fn whole_log(&self) -> String {
-        self.log.lines.lock().unwrap().0.join("\n")
+        self.log.lock().0.join("\n")
     }
 
     /// The first log line with this message that fits.
     pub(crate) fn wait_for(&self, message: &str, fits: impl Fn(&Value) -> bool) -> Value {
         let started = Instant::now();
-        let mut guard = self.log.lines.lock().unwrap();
+        let mut guard = self.log.lock();
         loop {
             let parsed = guard.0.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
             if let Some(line) = parsed.into_iter().find(|l| l["message"] == message && fits(l)) {

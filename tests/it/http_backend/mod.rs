@@ -1,6 +1,8 @@
 //! Services that only know HTTP: what they get, what their answers do, and what becomes of messages
 //! while they are away, hang or misbehave.
 
+mod trouble;
+
 use std::collections::HashSet;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;

@@ -18,19 +18,10 @@ const GROWTH: usize = 8 << 20;
 /// For a body of that size on a machine that does much else.
 const LONG: Duration = Duration::from_secs(300);
 
-/// A line of the process's status: what it has now, or had at the most since its peak was reset.
-fn memory(node: &Node, line: &str) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
-    let line = status.lines().find_map(|found| found.strip_prefix(line)).unwrap();
-    line.split_whitespace().next().unwrap().parse::<usize>().unwrap() << 10
-}
-
 async fn grows_little(node: &Node, what: &str, work: impl Future<Output = ()>) {
-    let before = memory(node, "VmRSS:");
-    std::fs::write(format!("/proc/{}/clear_refs", node.pid()), "5").unwrap();
     let started = Instant::now();
-    timeout(LONG, work).await.expect("an end in time");
-    let grown = memory(node, "VmHWM:").saturating_sub(before);
+    let work = async { timeout(LONG, work).await.expect("an end in time") };
+    let grown = node.growth(work).await;
     eprintln!("{what}: {} KiB of growth, {:?}", grown >> 10, started.elapsed());
     assert!(grown < GROWTH, "{what}: memory grew by {grown} bytes");
 }
