@@ -154,7 +154,7 @@ pub struct Refusal {
     pub message: Option<Message>,
     /// Headers for the client whose handshake is refused.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
-    /// Whether it was no answer that can be understood: it may have been meant as a yes.
+    /// Whether it was no answer that can be understood.
     pub is_broken: bool,
 }
 
@@ -196,6 +196,13 @@ impl Refusal {
     #[must_use]
     pub const fn broken(status: u16) -> Self {
         Self { status, message: None, headers: Vec::new(), is_broken: true }
+    }
+
+    /// Whether the backend may have meant a yes: by an answer that nobody understands, or by one that a
+    /// gateway before it had no use for or did not wait for (RFC 9110 sections 15.6.3 and 15.6.5).
+    #[must_use]
+    pub fn may_be_yes(&self) -> bool {
+        self.is_broken || matches!(self.status, 502 | 504)
     }
 }
 

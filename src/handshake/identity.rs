@@ -311,7 +311,7 @@ impl Asked {
             Outcome::Accepted(grant) => *grant,
             Outcome::Replied(_) => Grant::default(),
             Outcome::Refused(refusal) => {
-                if refusal.is_broken {
+                if refusal.may_be_yes() {
                     tell_of_end(promise);
                 }
                 return Err(Refusal::Backend(Box::new(refusal)));

@@ -381,7 +381,8 @@ async fn a_hundred_rotations_under_handshakes_fail_none() {
     certificates.issue("server", "localhost");
     // Only SIGHUP looks at the files, so that each look is counted.
     let listener = certificates.listener("server", ", reload_interval: 1h");
-    let node = Node::with_listeners(&listener, ECHO);
+    let unlimited = "limits: {handshakes_per_ip: {per_second: 0}}";
+    let node = Node::with_listeners(&listener, &format!("{unlimited}\n{ECHO}"));
     let address = node.wss();
     let config = certificates.client(None);
     let (stop, stopped) = tokio::sync::watch::channel(false);

@@ -35,14 +35,22 @@ async fn a_service_that_let_a_client_in_by_a_broken_answer_hears_of_its_end() {
             .header("sec-websocket-extensions: grip"),
         ("/ws/headers", _) => events(&[OPEN]).header(&format!("x: {}", "y".repeat(9000))),
         ("/ws/coding", _) => events(&[OPEN]).header("content-encoding: gzip"),
+        // As of a gateway before the service, or a bridge.
+        ("/ws/gateway", _) => Answer::status("504 Gateway Timeout", ""),
         _ => Answer::status("403 No", ""),
     })
     .await;
     let node = super::node(&service, "", "");
     let mut count = 0;
-    for path in ["/ws/subprotocol", "/ws/control", "/ws/headers", "/ws/coding"] {
+    for (path, status) in [
+        ("/ws/subprotocol", 502),
+        ("/ws/control", 502),
+        ("/ws/headers", 502),
+        ("/ws/coding", 502),
+        ("/ws/gateway", 504),
+    ] {
         let refused = Request::new(path).connect(node.ws()).await.err().expect("a refusal");
-        assert_eq!(refused.0, 502, "{path}");
+        assert_eq!(refused.0, status, "{path}");
         count += 2;
         assert_eq!(bodies(&service, count).await[count - 2..], ["OPEN\r\n", "DISCONNECT\r\n"]);
         let asked = service.asked();
@@ -51,7 +59,7 @@ async fn a_service_that_let_a_client_in_by_a_broken_answer_hears_of_its_end() {
     }
     let refused = Request::new("/ws/no").connect(node.ws()).await.err().expect("a refusal");
     assert_eq!(refused.0, 403);
-    node.metric_becomes("moorline_disconnect_events_total", &["result=\"accepted\""], 4.0).await;
+    node.metric_becomes("moorline_disconnect_events_total", &["result=\"accepted\""], 5.0).await;
     assert_eq!(service.asked().len(), count + 1, "a plain no has no end");
 }
 
