@@ -9,7 +9,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
-SECRET = os.environb.get(b"MOORLINE_SECRET", b"")
+SECRET = os.fsencode(os.environ.get("MOORLINE_SECRET", ""))
 
 
 def answer(event, user, headers, data):

@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 use crate::config::{EventKind, Route, is_repeatable};
 use crate::event::{Ended, Event, EventBody, Forwarded, Offer, Params, Peer, State, Trace};
 use crate::id::{ConnectionId, UserId};
-use crate::message::{Kind, Message};
+use crate::message::{Kind, Message, detached};
 
 /// How a message is no event of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -89,7 +89,8 @@ pub(super) fn read(
         state: fields.decoded("ce-state", |text| State::new(text).ok())?.flatten(),
         trace: fields.one("traceparent")?.and_then(Trace::parse).unwrap_or_else(Trace::start),
         body,
-        written: Some(Box::new(payload)),
+        // A message's are the whole of it.
+        written: (kind != EventKind::Message).then(|| Box::new(detached(payload))),
     };
     // The service tells by it what it has seen before.
     fields.parsed("ce-id", |text| (text == event.id()).then_some(()))?;

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use crate::auth::{AccessKeys, Verifier};
 use crate::config::{
-    Backend, Config, EventKind, JetStream, Jwt, Nats as NatsConfig, Tls, process_environment,
+    AuthMode, Backend, Config, EventKind, JetStream, Jwt, Nats as NatsConfig, Route, Tls,
+    process_environment,
 };
 use crate::id::NodeId;
 use crate::metrics::Metrics;
@@ -68,6 +69,7 @@ async fn examine(config: &Config, report: &mut Report) {
     for problem in config.check_files() {
         report.fail("file", problem);
     }
+    config.routes.iter().for_each(|route| origins(route, report));
     if let Some(public) = &config.listeners.public {
         certificates(&public.tls, report);
     }
@@ -86,6 +88,27 @@ async fn examine(config: &Config, report: &mut Report) {
         None => report.ok("nats", "not configured: one node, no workers behind NATS"),
     }
     descriptors(serve::descriptors(config), report);
+}
+
+/// Pages of no origin may use what a browser shows of itself for any page.
+fn origins(route: &Route, report: &mut Report) {
+    let shown = match route.auth {
+        AuthMode::Certificate => "a client certificate",
+        _ if route.wants(EventKind::Connect) && route.forwards("authorization") => {
+            "the `Authorization` that the backend decides by"
+        }
+        _ => return,
+    };
+    if route.origins.is_empty() {
+        let route = route.name();
+        report.warn(
+            "origins",
+            format_args!(
+                "route {route}: programs may connect, but pages may not, because browsers show \
+                 {shown} for any page; list the `origins` whose pages may"
+            ),
+        );
+    }
 }
 
 fn certificates(tls: &Tls, report: &mut Report) {

@@ -6,11 +6,12 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::Uri;
 use http::uri::Authority;
+use http::{Extensions, Uri};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
@@ -73,27 +74,19 @@ pub(super) enum Failure {
 /// A connection to the upstream.
 pub(super) struct Stream {
     io: Box<dyn Io>,
-    turn: Turn,
+    heard: Arc<Heard>,
     write_timeout: Duration,
     /// When that is over, for a write that waits.
     wait: Option<Pin<Box<Sleep>>>,
 }
 
-/// How far a connection is with requests and answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    /// Nothing was heard on it.
-    New,
-    /// Something was, since the last was said.
-    Answered,
-    /// It was kept, and nothing was heard since it is used again.
-    Again,
+/// What was heard on a connection. The pool hands it out with the connection's failure.
+#[derive(Debug, Default)]
+struct Heard {
+    ever: AtomicBool,
+    /// Since something was last said.
+    again: AtomicBool,
 }
-
-/// What a read or a write on such a connection comes to that the server has closed meanwhile.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection was kept, and is closed")]
-struct Stale;
 
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
@@ -106,11 +99,26 @@ impl Failure {
                 causes.any(|error| error.downcast_ref().is_some_and(ConnectError::is_late));
             return if is_late { Self::ConnectTimeout } else { Self::Unreachable };
         }
+        let mut extras = Extensions::new();
+        error.connect_info().inspect(|info| info.get_extras(&mut extras));
         match causes.find_map(|error| error.downcast_ref::<io::Error>()) {
-            Some(error) if error.get_ref().is_some_and(|error| error.is::<Stale>()) => Self::Stale,
             Some(error) if error.kind() == io::ErrorKind::TimedOut => Self::Late,
+            _ if extras.get().is_some_and(|heard: &Arc<Heard>| heard.is_stale()) => Self::Stale,
             _ => Self::Broken,
         }
+    }
+}
+
+impl Heard {
+    fn something(&self) {
+        self.ever.store(true, Ordering::Relaxed);
+        self.again.store(true, Ordering::Relaxed);
+    }
+
+    /// For a request that is said at once, whether it got nothing from a connection that had answered
+    /// another. Of a request with a body this says nothing: an answer may come before its end.
+    fn is_stale(&self) -> bool {
+        self.ever.load(Ordering::Relaxed) && !self.again.load(Ordering::Relaxed)
     }
 }
 
@@ -148,7 +156,7 @@ impl Way {
         let until = Instant::now() + self.timeout;
         let connected = timeout_at(until, self.open(until)).await;
         let io = connected.map_err(|_| ConnectError::Timeout(self.timeout))??;
-        Ok(Stream { io, turn: Turn::New, write_timeout: self.write_timeout, wait: None })
+        Ok(Stream { io, heard: Arc::default(), write_timeout: self.write_timeout, wait: None })
     }
 
     async fn open(&self, until: Instant) -> Result<Box<dyn Io>, ConnectError> {
@@ -186,7 +194,7 @@ impl Service<Uri> for Connector {
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        Connected::new()
+        Connected::new().extra(Arc::clone(&self.heard))
     }
 }
 
@@ -201,34 +209,19 @@ impl std::fmt::Debug for Target {
 }
 
 impl Stream {
-    /// What came of a read or a write.
-    fn met<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        result.map_err(|error| match self.turn {
-            Turn::Again => io::Error::other(Stale),
-            Turn::New | Turn::Answered => error,
-        })
-    }
-
     /// What comes of a write that waits or not.
     fn progress<T>(
         &mut self,
         cx: &mut Context<'_>,
         write: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if let Poll::Ready(result) = write {
+        if write.is_ready() {
             self.wait = None;
-            return Poll::Ready(self.met(result));
+            return write;
         }
         let timeout = self.write_timeout;
         let wait = self.wait.get_or_insert_with(|| Box::pin(sleep(timeout)));
         wait.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
-    }
-
-    /// Something is about to be said.
-    fn say(&mut self) {
-        if self.turn == Turn::Answered {
-            self.turn = Turn::Again;
-        }
     }
 }
 
@@ -239,15 +232,13 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
-        let is_end = read.is_ok() && buf.filled().len() == before && buf.remaining() > 0;
-        if is_end && self.turn == Turn::Again {
-            return Poll::Ready(Err(io::Error::other(Stale)));
-        }
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
         if buf.filled().len() > before {
-            self.turn = Turn::Answered;
+            self.heard.something();
+            // It is at work, if not on what it is told.
+            self.wait = None;
         }
-        Poll::Ready(self.met(read))
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -257,7 +248,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.say();
+        self.heard.again.store(false, Ordering::Relaxed);
         let write = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.progress(cx, write)
     }
@@ -267,7 +258,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.say();
+        self.heard.again.store(false, Ordering::Relaxed);
         let write = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
         self.progress(cx, write)
     }

@@ -77,6 +77,21 @@ async fn a_certificate_that_cannot_be_used_is_named() {
 }
 
 #[tokio::test]
+async fn check_says_where_pages_cannot_connect() {
+    let config = |origins: &str| {
+        format!(
+            "listeners: {{plain: {{address: '127.0.0.1:0'}}}}\n\
+             routes:\n- {{path: /ws, auth: none, events: [connect, message], \
+             forward_headers: [Authorization], backend: {{echo: true}}{origins}}}\n"
+        )
+    };
+    let (ok, said) = on_config("check", &config("")).await;
+    assert!(ok && said.contains("route /ws: programs may connect, but pages may not"), "{said}");
+    let (ok, said) = on_config("check", &config(", origins: ['https://a.example']")).await;
+    assert!(ok && !said.contains("pages may not"), "{said}");
+}
+
+#[tokio::test]
 async fn check_looks_at_nats_and_the_limits() {
     let nats = NatsServer::with_config("max_payload: 40KB").await;
     let config = |url: &str, more: &str| {

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use super::talk::Talk;
@@ -271,6 +271,78 @@ async fn a_body_does_not_go_on_for_ever_behind_its_answer() {
     };
     timeout(DEADLINE, sending).await.expect("the end of the stream");
     node.metric_becomes("moorline_passthrough_in_flight", &[], 0.0).await;
+}
+
+/// An upstream that takes one connection, and what it does with it.
+async fn once<F: Future<Output = ()> + Send + 'static>(
+    does: impl FnOnce(TcpStream) -> F + Send + 'static,
+) -> (String, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move { does(listener.accept().await.unwrap().0).await });
+    (url, serving)
+}
+
+#[tokio::test]
+async fn an_answer_without_a_length_before_the_end_of_its_request_is_whole() {
+    const BODY: usize = 60_000;
+    const FIRST: usize = 20_000;
+    let (url, _serving) = once(async |mut stream: TcpStream| {
+        let mut heard = 0;
+        let mut bytes = [0; 4096];
+        while heard < FIRST {
+            heard += stream.read(&mut bytes).await.unwrap();
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello").await.unwrap();
+        while heard < BODY {
+            heard += stream.read(&mut bytes).await.unwrap();
+        }
+    })
+    .await;
+    let node = before(&url, "");
+    let mut talk = Talk::open(node.ws()).await;
+    let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {BODY}\r\n\r\n");
+    // The upstream counts its head, too.
+    talk.send([head.as_bytes(), &[b'x'; FIRST]].concat()).await;
+    assert_eq!(talk.answer_to_head().await.status, 200);
+    assert_eq!(talk.chunk().await.unwrap(), b"hello");
+    talk.send([b'x'; BODY - FIRST]).await;
+    assert_eq!(talk.chunk().await.as_deref(), Some(&b""[..]), "the end of a whole answer");
+}
+
+#[tokio::test]
+async fn an_answer_goes_on_though_nobody_takes_the_request() {
+    const EVENTS: usize = 40;
+    let (url, _serving) = once(async |mut stream: TcpStream| {
+        // Of the request no more than its beginning.
+        stream.read_u8().await.unwrap();
+        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        for _ in 0..EVENTS {
+            sleep(Duration::from_millis(100)).await;
+            stream.write_all(b"5\r\nevent\r\n").await.unwrap();
+        }
+        stream.write_all(b"0\r\n\r\n").await.unwrap();
+        std::future::pending().await
+    })
+    .await;
+    // Less than all of the events take, and far more than one.
+    let node = before(&url, ", first_byte_timeout: 2s, idle_timeout: 2s");
+    let stream = TcpStream::connect(node.ws()).await.unwrap();
+    let (answer, mut request) = tokio::io::split(stream);
+    let sending = tokio::spawn(async move {
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n";
+        request.write_all(head.as_bytes()).await.unwrap();
+        while request.write_all(&[b'x'; 1 << 16]).await.is_ok() {}
+    });
+    let mut talk = Talk::over(tokio::io::join(answer, tokio::io::sink()));
+    assert_eq!(talk.answer_to_head().await.status, 200);
+    let mut events = 0;
+    while talk.chunk().await.is_some_and(|chunk| chunk == b"event") {
+        events += 1;
+    }
+    assert_eq!(events, EVENTS);
+    sending.abort();
 }
 
 #[tokio::test]
