@@ -10,6 +10,7 @@ mod head;
 mod framing;
 mod watched;
 mod session;
+mod signals;
 pub mod forwarded;
 mod rules;
 
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -30,7 +32,6 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 
 use crate::config::ProxyProtocol;
@@ -42,6 +43,7 @@ use crate::task::Tasks;
 
 use head::Head;
 use session::Session;
+use signals::{Signal, signals};
 use watched::Watched;
 
 pub use listener::listen;
@@ -228,14 +230,6 @@ impl Edge {
         let idle_timeout = pass.map_or(head_timeout, |pass| pass.idle_timeout());
         let io = Watched::new(io, session.heads.as_ref(), idle_timeout);
         let io = Head::new(io, head_timeout, Arc::clone(&newcomer));
-        let mut overdue = pin!(async {
-            session.answered.notified().await;
-            sleep(head_timeout).await;
-        });
-        let mut drained = pin!(async {
-            self.tasks.stopping().await;
-            sleep(rules.drain).await;
-        });
         let service = service_fn(async |request: Request<Incoming>| {
             Ok::<_, Infallible>(session.answer(request).await)
         });
@@ -249,44 +243,35 @@ impl Edge {
                 .serve_connection(TokioIo::new(io), service)
                 .with_upgrades()
         );
-        let mut stopping = pin!(self.tasks.stopping());
-        let mut replaced = pin!(rules.replaced.cancelled());
-        let (mut is_stopping, mut is_drained, mut is_replaced) = (false, false, false);
+        let mut signals = signals(&session, rules, &self.tasks);
         let served = loop {
-            tokio::select! {
+            let signal = tokio::select! {
                 served = connection.as_mut() => break served,
-                () = overdue.as_mut() => {
+                Some(signal) = signals.next() => signal,
+            };
+            match signal {
+                Signal::Overdue => {
                     tracing::debug!(%remote, "the answer was not taken in time");
                     return;
                 }
-                () = stopping.as_mut(), if !is_stopping => {
-                    is_stopping = true;
-                    // Nobody asked for anything on this stream yet.
-                    if !newcomer.has_asked() {
-                        return;
-                    }
-                    // The stream of a handshake ends with its answer. Shutting it down would make hyper
-                    // write `Connection: close` over that of a 101.
-                    if session.no_handshake_yet() {
-                        connection.as_mut().graceful_shutdown();
-                    }
+                // Nobody asked for anything on this stream yet.
+                Signal::Stopping if !newcomer.has_asked() => return,
+                // The stream of a handshake ends with its answer. Shutting it down would make hyper
+                // write `Connection: close` over that of a 101.
+                Signal::Stopping if session.no_handshake_yet() => {
+                    connection.as_mut().graceful_shutdown();
                 }
                 // What is under way is still answered. The first request, as long as it is waited for,
                 // keeps to the rules that the client met, and its answer ends the stream.
-                () = replaced.as_mut(), if !is_replaced => {
-                    is_replaced = true;
-                    if newcomer.has_asked() && session.no_handshake_yet() {
-                        connection.as_mut().graceful_shutdown();
-                    }
+                Signal::Replaced if newcomer.has_asked() && session.no_handshake_yet() => {
+                    connection.as_mut().graceful_shutdown();
                 }
                 // A handshake may still become a connection, which the drain waits for.
-                () = drained.as_mut(), if !is_drained => {
-                    is_drained = true;
-                    if session.no_handshake_yet() {
-                        tracing::debug!(%remote, "the request did not end before the node");
-                        return;
-                    }
+                Signal::Drained if session.no_handshake_yet() => {
+                    tracing::debug!(%remote, "the request did not end before the node");
+                    return;
                 }
+                Signal::Stopping | Signal::Replaced | Signal::Drained => {}
             }
         };
         let fault = match &served {
