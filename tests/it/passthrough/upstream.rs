@@ -7,7 +7,6 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -276,8 +275,8 @@ pub(super) enum Act {
     SayOnce(Vec<u8>),
     /// Says this, and from then on neither hears nor leaves.
     SayAndStall(Vec<u8>),
-    /// Says this and resets the connection.
-    SayAndReset(Vec<u8>),
+    /// Resets the connection.
+    Reset,
 }
 
 impl Act {
@@ -359,25 +358,22 @@ async fn perform(
         }
         head.clear();
         let act = act.lock().unwrap().clone();
-        let (Act::Say(bytes)
-        | Act::SayAndEnd(bytes)
-        | Act::SayOnce(bytes)
-        | Act::SayAndStall(bytes)
-        | Act::SayAndReset(bytes)) = &act;
-        if matches!(act, Act::SayOnce(_)) && std::mem::replace(&mut has_said, true) {
-            return;
-        }
+        let bytes = match &act {
+            Act::SayOnce(_) if std::mem::replace(&mut has_said, true) => return,
+            Act::Say(bytes)
+            | Act::SayAndEnd(bytes)
+            | Act::SayOnce(bytes)
+            | Act::SayAndStall(bytes) => bytes,
+            Act::Reset => {
+                let _ = tcp.set_zero_linger();
+                return;
+            }
+        };
         let _ = tcp.write_all(bytes).await;
         match act {
             Act::Say(_) | Act::SayOnce(_) => {}
             Act::SayAndStall(_) => std::future::pending().await,
-            Act::SayAndEnd(_) => return,
-            Act::SayAndReset(_) => {
-                // What was said is to be heard before the reset.
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                let _ = tcp.set_zero_linger();
-                return;
-            }
+            Act::SayAndEnd(_) | Act::Reset => return,
         }
     }
 }
