@@ -14,8 +14,9 @@ use super::frames::{Frames, Violation};
 #[derive(Debug)]
 pub(super) struct Wire<S> {
     io: S,
-    /// What came before anybody read the stream.
-    early: Bytes,
+    /// What came before anybody read the stream, until it is read. Even empty it would keep the buffer
+    /// that it came in.
+    early: Option<Bytes>,
     frames: Frames,
     /// What the peer did wrong; the bytes before it were still handed up.
     violation: Option<Violation>,
@@ -31,6 +32,7 @@ pub(super) struct Polled<'a, 'b, S> {
 
 impl<S> Wire<S> {
     pub(super) fn new(io: S, early: Bytes, max_message: usize) -> Self {
+        let early = Some(early).filter(|early| !early.is_empty());
         Self { io, early, frames: Frames::new(max_message), violation: None, heard: false }
     }
 
@@ -74,10 +76,12 @@ impl<S: AsyncRead + Unpin> io::Read for Polled<'_, '_, S> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, violation));
         }
         let mut buf = ReadBuf::new(bytes);
-        if wire.early.is_empty() {
-            now(Pin::new(&mut wire.io).poll_read(self.cx, &mut buf))?;
-        } else {
-            buf.put_slice(&wire.early.split_to(wire.early.len().min(buf.remaining())));
+        match &mut wire.early {
+            None => now(Pin::new(&mut wire.io).poll_read(self.cx, &mut buf))?,
+            Some(early) => {
+                buf.put_slice(&early.split_to(early.len().min(buf.remaining())));
+                wire.early.take_if(|early| early.is_empty());
+            }
         }
         let fresh = buf.filled();
         if fresh.is_empty() {
