@@ -1,7 +1,6 @@
 //! CPU of everything between client and service for each message that a service behind HTTP echoes by
 //! WebSocket-over-HTTP, beside Pushpin where it is installed.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -13,16 +12,15 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::bare::spawn;
 use crate::client::{Client, Framed};
 use crate::load::{self, Latencies};
-use crate::process::{Process, announce};
+use crate::process::Process;
+use crate::pushpin;
 use crate::report::{Report, Row, progress};
+use crate::server::serve;
 use crate::stage::{Door, Stage};
 use crate::{ANY_PORT, Scale};
 
@@ -37,30 +35,19 @@ const POLL: Duration = Duration::from_millis(100);
 /// What a first try may take: what comes before Pushpin's parts have found each other is lost.
 const TRY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The service behind both: says back what it hears, in the words in which it heard it.
+/// The service behind both: says back what it hears, in the words in which it heard it. OPEN is answered
+/// with OPEN, a message with itself, CLOSE with CLOSE.
 pub(crate) async fn backend() -> anyhow::Result<()> {
-    let listener = TcpListener::bind(ANY_PORT).await?;
-    announce("http", &listener.local_addr()?.to_string());
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        spawn(async move {
-            // Who leaves, leaves.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service_fn(answer))
-                .await;
-        });
-    }
+    serve(answer).await
 }
 
-/// OPEN is answered with OPEN, a message with itself, CLOSE with CLOSE.
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(request: Request<Incoming>) -> Response<Full<Bytes>> {
     // A body that breaks off has nobody who waits for an answer.
     let events = request.into_body().collect().await.map(|body| body.to_bytes());
     let mut answer = Response::new(Full::new(events.unwrap_or_default()));
     let kind = HeaderValue::from_static("application/websocket-events");
     answer.headers_mut().insert(CONTENT_TYPE, kind);
-    Ok(answer)
+    answer
 }
 
 /// A proxy that runs, its clients, and what was measured.
@@ -93,7 +80,7 @@ pub(crate) async fn measure(
     let plain = moorline.ws.as_ref().context("no door without TLS")?.address();
     let door = Door::new(plain, None, None).at("/grip");
     let mut lines = vec![Line::new("moorline", moorline.process, &door).await?];
-    match pushpin(stage.folder(), &address).await? {
+    match start_pushpin(stage.folder(), &address).await? {
         Some((process, door)) => lines.push(Line::new("Pushpin", process, &door).await?),
         None => progress("grip: Pushpin is not installed, so nothing to compare with"),
     }
@@ -167,8 +154,8 @@ impl Line {
     }
 }
 
-/// Pushpin as its package has it, but for a place of its own and a log of warnings alone.
-async fn pushpin(folder: &Path, backend: &str) -> anyhow::Result<Option<(Process, Door)>> {
+/// Pushpin, where it is installed, and its door.
+async fn start_pushpin(folder: &Path, backend: &str) -> anyhow::Result<Option<(Process, Door)>> {
     let program = Path::new("/usr/bin/pushpin");
     if !program.exists() {
         return Ok(None);
@@ -178,39 +165,7 @@ async fn pushpin(folder: &Path, backend: &str) -> anyhow::Result<Option<(Process
     let (address, control): (SocketAddr, _) = (front.local_addr()?, control.local_addr()?.port());
     drop(front);
     let folder = folder.join("pushpin");
-    let place = folder.display();
-    std::fs::create_dir_all(folder.join("run"))?;
-    std::fs::write(folder.join("routes"), format!("* {backend},over_http\n"))?;
-    let text = format!(
-        "[global]
-include={{libdir}}/internal.conf
-rundir={place}/run
-ipc_prefix=pushpin-
-port_offset=0
-[runner]
-services=condure,zurl,pushpin-proxy,pushpin-handler
-http_port={address}
-logdir={place}
-log_level=1
-client_buffer_size=8192
-client_maxconn=50000
-[proxy]
-routesfile={place}/routes
-sig_iss=bench
-sig_key={KEY}
-zurl_out_specs=ipc://{{rundir}}/{{ipc_prefix}}zurl-in
-zurl_out_stream_specs=ipc://{{rundir}}/{{ipc_prefix}}zurl-in-stream
-zurl_in_specs=ipc://{{rundir}}/{{ipc_prefix}}zurl-out
-[handler]
-push_in_spec=
-push_in_sub_specs=
-command_spec=ipc://{{rundir}}/command
-push_in_http_addr=127.0.0.1
-push_in_http_port={control}
-"
-    );
-    let config = folder.join("pushpin.conf");
-    std::fs::write(&config, text)?;
+    let config = pushpin::configure(&folder, backend, address, control, "bench", KEY)?;
     let mut command = Command::new(program);
     let process = Process::start("Pushpin", command.arg("--config").arg(&config))?;
     let door = Door::new(address, None, None).at("/grip");

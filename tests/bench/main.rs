@@ -18,6 +18,9 @@ mod handshake;
 mod fanout;
 mod passthrough;
 mod grip;
+#[path = "../services/pushpin.rs"]
+mod pushpin;
+mod server;
 mod slow;
 mod neighbours;
 mod report;

@@ -1,7 +1,6 @@
 //! CPU of the process for each plain request that is passed to an HTTP server behind it, beside nginx
 //! where it is installed.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -13,14 +12,14 @@ use futures_util::future::try_join_all;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
 use crate::bare::spawn;
-use crate::process::{Process, announce};
+use crate::process::Process;
 use crate::report::{Report, Row, progress};
+use crate::server::serve;
 use crate::stage::Stage;
 use crate::{ANY_PORT, Scale};
 
@@ -34,21 +33,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// The server behind both: 128 bytes for any request.
 pub(crate) async fn upstream() -> anyhow::Result<()> {
-    let listener = TcpListener::bind(ANY_PORT).await?;
-    announce("http", &listener.local_addr()?.to_string());
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        spawn(async move {
-            let answer = service_fn(async |_| {
-                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(&ANSWER))))
-            });
-            // Who leaves, leaves.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), answer)
-                .await;
-        });
-    }
+    serve(async |_| Response::new(Full::new(Bytes::from_static(&ANSWER)))).await
 }
 
 /// A proxy that runs, its connections, and what was measured.

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::free_port;
+use super::{eventually, free_port};
 
 /// A request as it came.
 #[derive(Debug, Clone)]
@@ -85,6 +85,13 @@ impl Service {
     /// The requests so far.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
+    }
+
+    /// Waits until so many more requests have come.
+    pub(crate) async fn is_asked(&self, more: usize) {
+        let before = self.asked().len();
+        eventually("more requests", async || (self.asked().len() >= before + more).then_some(()))
+            .await;
     }
 
     /// Closes its port and every connection, in the middle of whatever is on it.

@@ -169,11 +169,7 @@ async fn two_hundred_clients_and_a_service_that_restarts() {
     }));
     let restarts = async {
         for _ in 0..3 {
-            let before = service.asked().len();
-            eventually("more requests", async || {
-                (service.asked().len() >= before + 500).then_some(())
-            })
-            .await;
+            service.is_asked(500).await;
             service.kill().await;
             eventually("messages wait", async || {
                 (node.metric("moorline_backend_held", &[]).await >= 1.0).then_some(())

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::KEY;
+use super::{KEY, keyed};
 use crate::harness::{
     Node, Request, Tool, eventually, exchange, free_port, have, node_program, python, signal,
 };
@@ -23,14 +23,7 @@ impl Drop for Process {
 /// The conversation with a service that `program` starts on a port.
 async fn converse(program: impl Fn() -> Command) {
     let port = free_port();
-    let files = tempfile::tempdir().unwrap();
-    let key = files.path().join("key");
-    std::fs::write(&key, KEY).unwrap();
-    let key = key.display();
-    let listeners = format!(
-        "plain: {{address: '127.0.0.1:0'}}\n\
-         management: {{address: '127.0.0.1:0', key_files: ['{key}']}}"
-    );
+    let (_files, key, listeners) = keyed();
     let config = format!(
         "routes:\n- {{path: '/ws/{{room}}', auth: none, origins: ['https://a.example'], hold: 30s, \
          backend: {{http: 'http://127.0.0.1:{port}', dialect: websocket-over-http, \

@@ -6,6 +6,7 @@ mod publishing;
 mod pushpin;
 mod trouble;
 
+use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{Asked, Client, Node, Request, Service, ServiceAnswer as Answer, eventually};
@@ -45,6 +46,20 @@ fn node(service: &Service, keys: &str, backend: &str) -> Node {
             service.origin()
         ),
     )
+}
+
+/// A file with the key, its path, and listeners of which one lets in who has it. The file is gone with
+/// its folder.
+fn keyed() -> (TempDir, String, String) {
+    let files = tempfile::tempdir().unwrap();
+    let key = files.path().join("key");
+    std::fs::write(&key, KEY).unwrap();
+    let key = key.display().to_string();
+    let listeners = format!(
+        "plain: {{address: '127.0.0.1:0'}}\n\
+         management: {{address: '127.0.0.1:0', key_files: ['{key}']}}"
+    );
+    (files, key, listeners)
 }
 
 async fn connect(node: &Node) -> Client {

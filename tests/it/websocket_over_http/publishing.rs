@@ -8,7 +8,7 @@ use moorline::config::JwtAlgorithm;
 use serde_json::{Map, Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{KEY, OPEN, bodies, events, said, text};
+use super::{KEY, OPEN, bodies, events, keyed, said, text};
 use crate::harness::{Client, NatsServer, Node, Request, Service, eventually, exchange_raw};
 
 /// A service whose connections subscribe to the channel that their path names, and a node that takes
@@ -38,20 +38,13 @@ async fn service() -> Service {
 
 /// A node that is told what to publish, with more of its config.
 fn node(service: &Service, more: &str) -> (Node, tempfile::TempDir) {
-    let files = tempfile::tempdir().unwrap();
-    std::fs::write(files.path().join("key"), KEY).unwrap();
-    let listeners = format!(
-        "plain: {{address: '127.0.0.1:0'}}\n\
-         management: {{address: '127.0.0.1:0', key_files: ['{}/key']}}",
-        files.path().display()
-    );
+    let (files, key, listeners) = keyed();
     let config = format!(
         "{more}routes:\n- {{path: '/ws/{{*rest}}', auth: none, forward_headers: [], hub: rooms, \
          backend: {{http: '{}', dialect: websocket-over-http, \
-         grip: {{issuer: realm, key_file: '{}/key'}}}}}}\n\
+         grip: {{issuer: realm, key_file: '{key}'}}}}}}\n\
          - {{path: /echo, auth: none, backend: {{echo: true}}}}\n",
-        service.origin(),
-        files.path().display()
+        service.origin()
     );
     (Node::with_listeners(&listeners, &config), files)
 }

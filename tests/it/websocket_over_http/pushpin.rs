@@ -1,5 +1,8 @@
 //! The same conversations through Pushpin and through moorline: client and service see the same.
 
+#[path = "../../services/pushpin.rs"]
+mod files;
+
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,7 +15,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-use super::{KEY, OPEN, event, events, said, text};
+use super::{KEY, OPEN, event, events, keyed, said, text};
 use crate::harness::{
     Asked, Client, Node, Request, Service, ServiceAnswer, Tool, eventually, exchange_raw,
     free_port, have, signal, tool,
@@ -364,14 +367,7 @@ fn issuer(signature: &str) -> Value {
 }
 
 fn moorline(service: &Service) -> ((Node, tempfile::TempDir), Front) {
-    let files = tempfile::tempdir().unwrap();
-    let key = files.path().join("key");
-    std::fs::write(&key, KEY).unwrap();
-    let key = key.display();
-    let listeners = format!(
-        "plain: {{address: '127.0.0.1:0'}}\n\
-         management: {{address: '127.0.0.1:0', key_files: ['{key}']}}"
-    );
+    let (files, key, listeners) = keyed();
     let config = format!(
         "routes:\n- {{path: '/ws/{{*rest}}', auth: none, origins: ['https://a.example'], \
          backend: {{http: '{}', dialect: websocket-over-http, \
@@ -387,40 +383,9 @@ impl Pushpin {
     async fn start(service: &Service) -> (Self, Front) {
         let [ws, publish] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let folder = tempfile::tempdir().unwrap();
-        let place = folder.path().display();
-        let (backend, port) = (service.origin().replace("http://", ""), publish.port());
-        std::fs::create_dir(folder.path().join("run")).unwrap();
-        std::fs::write(folder.path().join("routes"), format!("* {backend},over_http\n")).unwrap();
-        let config = format!(
-            "[global]
-include={{libdir}}/internal.conf
-rundir={place}/run
-ipc_prefix=pushpin-
-port_offset=0
-[runner]
-services=condure,zurl,pushpin-proxy,pushpin-handler
-http_port={ws}
-logdir={place}
-log_level=2
-client_buffer_size=8192
-client_maxconn=100
-[proxy]
-routesfile={place}/routes
-sig_iss=realm
-sig_key={KEY}
-zurl_out_specs=ipc://{{rundir}}/{{ipc_prefix}}zurl-in
-zurl_out_stream_specs=ipc://{{rundir}}/{{ipc_prefix}}zurl-in-stream
-zurl_in_specs=ipc://{{rundir}}/{{ipc_prefix}}zurl-out
-[handler]
-push_in_spec=
-push_in_sub_specs=
-command_spec=ipc://{{rundir}}/command
-push_in_http_addr=127.0.0.1
-push_in_http_port={port}
-"
-        );
-        let path = folder.path().join("pushpin.conf");
-        std::fs::write(&path, config).unwrap();
+        let backend = service.origin().replace("http://", "");
+        let path =
+            files::configure(folder.path(), &backend, ws, publish.port(), "realm", KEY).unwrap();
         let mut command = Command::new(tool(Tool::Pushpin));
         command.arg("--config").arg(path).stdin(Stdio::null()).stdout(Stdio::null());
         let pushpin = Self { runner: command.spawn().unwrap(), _folder: folder };

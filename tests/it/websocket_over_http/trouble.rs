@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{KEY, OPEN, bodies, events, said, text};
+use super::{KEY, OPEN, bodies, events, keyed, said, text};
 use crate::harness::{Node, Request, Service, ServiceAnswer as Answer};
 
 #[tokio::test]
@@ -75,14 +75,9 @@ async fn a_refresh_of_more_members_than_the_service_takes_at_once_closes_nobody(
         Some(_) => Answer::status("500 No", ""),
     })
     .await;
-    let files = tempfile::tempdir().unwrap();
-    std::fs::write(files.path().join("key"), KEY).unwrap();
+    let (_files, _, listeners) = keyed();
     let node = Node::with_listeners(
-        &format!(
-            "plain: {{address: '127.0.0.1:0'}}\n\
-             management: {{address: '127.0.0.1:0', key_files: ['{}/key']}}",
-            files.path().display()
-        ),
+        &listeners,
         &format!(
             "routes:\n- {{path: /ws, auth: none, forward_headers: [], backend: {{http: '{}', \
              dialect: websocket-over-http, max_requests: 2, queue_timeout: 200ms}}}}",
