@@ -20,6 +20,8 @@ struct Parts {
     idle: Duration,
     /// When a pause is too long; there in a pause.
     pause: Option<Pin<Box<Sleep>>>,
+    /// Why it broke off, until what came before is on its way to the client.
+    broken: Option<Broken>,
     tally: Tally,
 }
 
@@ -36,7 +38,7 @@ pub enum Broken {
 
 impl Download {
     pub(super) fn new(body: Incoming, idle: Duration, tally: Tally) -> Self {
-        let mut parts = Box::new(Parts { body, idle, pause: None, tally });
+        let mut parts = Box::new(Parts { body, idle, pause: None, broken: None, tally });
         if parts.body.is_end_stream() {
             parts.tally.done();
         }
@@ -53,6 +55,9 @@ impl Body for Download {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let parts = &mut *self.0;
+        if let Some(broken) = parts.broken.take() {
+            return Poll::Ready(Some(Err(broken)));
+        }
         let frame = match Pin::new(&mut parts.body).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
@@ -76,7 +81,10 @@ impl Body for Download {
             }
             Some(Err(error)) => {
                 parts.tally.broken();
-                Some(Err(Broken::Off(error)))
+                // hyper drops what it has not flushed when a body fails, and flushes when it must wait.
+                parts.broken = Some(Broken::Off(error));
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             None => {
                 parts.tally.done();
@@ -91,5 +99,45 @@ impl Body for Download {
 
     fn size_hint(&self) -> SizeHint {
         self.0.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use http_body_util::{BodyExt, Empty};
+    use hyper::Request;
+    use hyper::client::conn::http1;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::id::{ConnectionId, NodeId};
+    use crate::metrics::Metrics;
+    use crate::passthrough::Origin;
+
+    #[tokio::test]
+    async fn an_answer_that_broke_off_first_lets_through_what_came_before() {
+        let (near, mut far) = duplex(4096);
+        let (mut send, connection) = http1::handshake(TokioIo::new(near)).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let asked = Request::new(Empty::<Bytes>::new());
+        let origin = Origin { client: "192.0.2.7:5".parse().unwrap(), scheme: "https" };
+        let id = ConnectionId::random(NodeId::random());
+        let tally = Tally::new(id, &asked, origin, &Metrics::new());
+        let upstream = async {
+            far.read_buf(&mut Vec::new()).await.unwrap();
+            let start = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello";
+            far.write_all(start).await.unwrap();
+            drop(far);
+        };
+        let (answer, ()) = tokio::join!(send.send_request(asked), upstream);
+        let mut body = Download::new(answer.unwrap().into_body(), Duration::from_secs(9), tally);
+        let frame = body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "hello");
+        connection.await.unwrap().unwrap();
+        // One look that finds nothing, at which hyper flushes; then the end.
+        assert!(body.frame().now_or_never().is_none());
+        assert!(matches!(body.frame().now_or_never(), Some(Some(Err(Broken::Off(_))))));
     }
 }

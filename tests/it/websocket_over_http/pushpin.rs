@@ -273,9 +273,11 @@ async fn transcript(front: &Front, service: &Service, path: &str, steps: &[Step]
         (!is_told || asked.iter().any(|asked| is_over(&asked))).then_some(asked)
     })
     .await;
-    // After the service's own close, moorline says that the connection is gone; Pushpin is silent.
+    // After the service's own close, moorline says that the connection is gone. Pushpin is silent, or says
+    // that the client closed, if its answer was quick.
     let is_ended_by_service = matches!(steps.last(), Some(Closed));
-    let is_known = |asked: &Asked| is_ended_by_service && asked.body == "DISCONNECT\r\n";
+    let is_end = |asked: &Asked| matches!(asked.body.as_str(), "CLOSE\r\n" | "DISCONNECT\r\n");
+    let is_known = |asked: &Asked| is_ended_by_service && is_end(asked);
     let told = asked.iter().filter(|asked| !is_known(asked));
     seen.extend(told.map(|request| described(request, &asked[0])));
     seen
