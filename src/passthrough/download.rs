@@ -115,12 +115,13 @@ mod tests {
     use crate::id::{ConnectionId, NodeId};
     use crate::metrics::Metrics;
     use crate::passthrough::Origin;
+    use crate::task::Tasks;
 
     #[tokio::test]
     async fn an_answer_that_broke_off_first_lets_through_what_came_before() {
         let (near, mut far) = duplex(4096);
         let (mut send, connection) = http1::handshake(TokioIo::new(near)).await.unwrap();
-        let connection = tokio::spawn(connection);
+        let connection = Tasks::new().spawn("upstream", connection.map(Result::unwrap));
         let asked = Request::new(Empty::<Bytes>::new());
         let origin = Origin { client: "192.0.2.7:5".parse().unwrap(), scheme: "https" };
         let id = ConnectionId::random(NodeId::random());
@@ -135,7 +136,7 @@ mod tests {
         let mut body = Download::new(answer.unwrap().into_body(), Duration::from_secs(9), tally);
         let frame = body.frame().await.unwrap().unwrap();
         assert_eq!(frame.into_data().unwrap(), "hello");
-        connection.await.unwrap().unwrap();
+        connection.await.unwrap();
         // One look that finds nothing, at which hyper flushes; then the end.
         assert!(body.frame().now_or_never().is_none());
         assert!(matches!(body.frame().now_or_never(), Some(Some(Err(Broken::Off(_))))));
