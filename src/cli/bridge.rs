@@ -13,9 +13,10 @@ use crate::config::{
     Backend, Bridge, Config, Dialect, Format, HttpBackend, Log, LogFormat, Nats, Urls,
     process_environment,
 };
-use crate::id::{HubName, NameError};
+use crate::id::HubName;
 use crate::server::{BridgeProcess, Signals};
 
+use super::management::hub;
 use super::serve::{descriptors, listen_for_signals, raise_descriptor_limit};
 use super::{logging, print};
 
@@ -106,10 +107,6 @@ impl Short {
         let text = config.to_yaml();
         Ok(Config::parse(&text, Format::Yaml, "moorline bridge", process_environment())?)
     }
-}
-
-fn hub(text: &str) -> Result<HubName, NameError> {
-    HubName::try_from(text.to_owned())
 }
 
 /// By the words of the config.

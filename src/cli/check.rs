@@ -94,9 +94,7 @@ async fn examine(config: &Config, report: &mut Report) {
 fn origins(route: &Route, report: &mut Report) {
     let shown = match route.auth {
         AuthMode::Certificate => "a client certificate",
-        _ if route.wants(EventKind::Connect) && route.forwards("authorization") => {
-            "the `Authorization` that the backend decides by"
-        }
+        _ if route.decides_by("authorization") => "the `Authorization` that the backend decides by",
         _ => return,
     };
     if route.origins.is_empty() {

@@ -165,6 +165,6 @@ impl Whom {
     }
 }
 
-fn hub(name: &str) -> Result<HubName, NameError> {
+pub(super) fn hub(name: &str) -> Result<HubName, NameError> {
     HubName::try_from(name.to_owned())
 }

@@ -52,7 +52,7 @@ pub use schema::schema;
 pub use secret::SecretSource;
 pub use units::{Period, Size};
 pub use upstream::{Upstream, UpstreamUrl};
-pub(crate) use validate::is_repeatable;
+pub(crate) use validate::{is_of_body, is_repeatable};
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]

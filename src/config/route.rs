@@ -226,6 +226,13 @@ impl Route {
         is_whole || self.forwarded_headers().iter().any(|name| name.eq_ignore_ascii_case(header))
     }
 
+    /// Whether its backend is asked about clients and sees this header, so that it may go by it, whatever
+    /// else they show.
+    #[must_use]
+    pub fn decides_by(&self, header: &str) -> bool {
+        self.wants(EventKind::Connect) && self.forwards(header)
+    }
+
     /// Whether each event repeats them, so that an HTTP service's own login decides each time.
     #[must_use]
     pub fn repeats_headers(&self) -> bool {

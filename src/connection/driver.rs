@@ -105,10 +105,8 @@ impl<S: Progress> Driver<S> {
             traced: None,
             panicked: false,
         };
-        if let Some(first) = driver.machine.open(now) {
-            driver.dispatch(first);
-            driver.mailbox.set_busy(true);
-        }
+        let first = driver.machine.open(now);
+        driver.go_on(first);
         driver
     }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::close::Cause;
 use crate::config::Heartbeat as Settings;
+use crate::task::jittered;
 
 /// The timers of one connection's life.
 #[derive(Debug)]
@@ -62,11 +63,6 @@ pub(super) enum Beat {
 pub(super) const STARVED: Duration = Duration::from_secs(1);
 /// Timers may fire before bytes are seen that came earlier, so nobody is given up at first sight.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// Up to a tenth less, so that what began together does not stay in step.
-pub(super) fn jittered(full: Duration) -> Duration {
-    full.mul_f64(1.0 - 0.1 * rand::random::<f64>())
-}
 
 impl Heartbeat {
     pub(super) fn new(settings: Arc<Settings>, now: Instant) -> Self {

@@ -27,6 +27,8 @@ pub(super) struct Session<'a> {
     rules: &'a Rules,
     transport: Transport,
     remote: SocketAddr,
+    /// How the stream came to us.
+    scheme: &'static str,
     /// There until the doorkeeper has it.
     caller: Mutex<Option<Caller>>,
     newcomer: &'a Newcomer,
@@ -59,6 +61,7 @@ impl<'a> Session<'a> {
             rules,
             transport,
             remote: caller.remote,
+            scheme: caller.scheme,
             caller: Mutex::new(Some(caller)),
             newcomer,
             heads: rules.passthrough.is_some().then(Arc::default),
@@ -154,10 +157,7 @@ impl<'a> Session<'a> {
     fn scheme(&self, headers: &HeaderMap) -> &'static str {
         let forwarded = self.proxies().forwarded.as_ref();
         let said = forwarded.and_then(|by| forwarded::scheme(self.remote, headers, by));
-        said.unwrap_or(match self.transport {
-            Transport::Tls => "https",
-            Transport::Plain => "http",
-        })
+        said.unwrap_or(self.scheme)
     }
 
     fn proxies(&self) -> &Proxies {

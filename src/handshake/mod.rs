@@ -26,7 +26,7 @@ use tokio::time::sleep;
 
 use crate::auth::{Revocations, Verifier};
 use crate::cluster::{Cluster, Farewells, UserQuota, Way};
-use crate::config::{EventKind, Heartbeat, JwtSources, Route};
+use crate::config::{Heartbeat, JwtSources, Route};
 use crate::connection::Unwrap;
 use crate::event::{Certificate, Trace};
 use crate::hub::Table;
@@ -131,14 +131,12 @@ impl Door {
         plans: Plans,
         quota: UserQuota,
     ) -> Self {
-        // A backend that is asked may go by what it sees, whatever else the client shows.
-        let decides_by = |header| route.wants(EventKind::Connect) && route.forwards(header);
         let trust = match &gate {
             Gate::Jwt { sources, .. } if sources.cookie.is_some() => Trust::Cookie,
-            Gate::Connect | Gate::Open if decides_by("cookie") => Trust::Cookie,
+            Gate::Connect | Gate::Open if route.decides_by("cookie") => Trust::Cookie,
             // Programs show a token or a certificate of their own.
             Gate::Certificate => Trust::Ambient,
-            _ if decides_by("cookie") || decides_by("authorization") => Trust::Ambient,
+            _ if route.decides_by("cookie") || route.decides_by("authorization") => Trust::Ambient,
             Gate::Jwt { .. } | Gate::Connect | Gate::Open => Trust::Shown,
         };
         let origins = Origins::new(&route.origins, trust);

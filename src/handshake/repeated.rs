@@ -4,24 +4,14 @@
 use std::collections::BTreeMap;
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    ACCEPT, HOST, HeaderMap, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
 };
 use http::{HeaderName, HeaderValue, Request};
 
 use super::{Caller, Door};
+use crate::config::is_of_body;
 use crate::event::Forwarded;
 use crate::passthrough::{Origin, to_upstream};
-
-/// What is of the request to the backend, and not of the handshake.
-const OF_REQUEST: [HeaderName; 6] = [
-    ACCEPT,
-    ACCEPT_ENCODING,
-    CONTENT_ENCODING,
-    CONTENT_LENGTH,
-    CONTENT_TYPE,
-    HeaderName::from_static("traceparent"),
-];
 
 /// The request headers that the route passes on. A token's own place is only among them when the
 /// operator named it.
@@ -67,15 +57,14 @@ pub(super) fn query(door: &Door, query: &str) -> Box<str> {
 /// The handshake as a service behind HTTP sees it: what the client said, as far as the route forwards it,
 /// and what moorline says of the client.
 fn whole(door: &Door, said: &HeaderMap, caller: &Caller, subprotocols: &[String]) -> Forwarded {
-    let mut headers = said.clone();
-    for name in OF_REQUEST {
-        headers.remove(name);
-    }
-    let named: Vec<_> =
-        headers.keys().filter(|name| !door.route.forwards(name.as_str())).cloned().collect();
-    for name in named.iter().filter(|name| **name != HOST) {
-        headers.remove(name);
-    }
+    let passes = |name: &HeaderName| {
+        // What is of the request to the backend is not of the handshake.
+        let is_of_request = *name == ACCEPT || is_of_body(name.as_str());
+        *name == HOST || (!is_of_request && door.route.forwards(name.as_str()))
+    };
+    let passed = said.iter().filter(|(name, _)| passes(name));
+    let mut headers: HeaderMap =
+        passed.map(|(name, value)| (name.clone(), value.clone())).collect();
     to_upstream(&mut headers, Origin { client: caller.remote, scheme: caller.scheme });
     for name in [SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION] {
         if let Some(value) = said.get(&name) {

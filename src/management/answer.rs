@@ -1,4 +1,4 @@
-//! Answers that say yes, in the shape of the Azure data plane and with what it leaves out.
+//! Answers, in the shape of the Azure data plane and with what it leaves out.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -38,9 +38,8 @@ impl Answer {
     }
 
     /// A text for people.
-    pub(super) fn text(status: StatusCode, text: &'static str) -> Self {
-        let body = ("text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()));
-        Self { body: Some(body), ..Self::empty(status) }
+    pub(super) fn text(status: StatusCode, text: impl Into<Bytes>) -> Self {
+        Self { body: Some(("text/plain; charset=utf-8", text.into())), ..Self::empty(status) }
     }
 
     /// What the nodes have said, and whether all of them have.

@@ -2,13 +2,12 @@
 //! of the Azure data plane, `{"error":{"code","message"}}`, so that its SDKs show them.
 
 use bytes::Bytes;
-use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use http::header::{ALLOW, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use serde_json::json;
 
+use super::answer::Answer;
 use crate::auth::TokenError;
 use crate::handshake::retry_after;
 use crate::hub::FleetError;
@@ -147,19 +146,15 @@ impl Refusal {
 
     pub(super) fn to_response(&self) -> Response<Full<Bytes>> {
         let (status, code) = self.kind();
-        let (content_type, body) = match self {
-            Self::Item(problem) => ("text/plain; charset=utf-8", format!("{problem}\n")),
+        let answer = match self {
+            Self::Item(problem) => Answer::text(status, format!("{problem}\n")),
             _ => {
                 let body = json!({"error": {"code": code, "message": self.to_string()}});
-                ("application/json", body.to_string())
+                Answer::json(status, body.to_string())
             }
         };
-        let mut response = Response::new(Full::new(Bytes::from(body)));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        self.add_headers(status, headers);
+        let mut response = answer.to_response();
+        self.add_headers(status, response.headers_mut());
         response
     }
 

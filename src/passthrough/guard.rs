@@ -35,6 +35,7 @@ const SCRIPT_FOLDER: &str = "cgi-bin";
 const INDEX: &str = "index";
 
 impl Guarded {
+    /// These paths; only a backend at `/` leaves none to guard.
     pub(super) fn new(paths: &[String]) -> Self {
         Self(paths.iter().map(|path| plain(path)).filter(|path| !path.is_empty()).collect())
     }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::disk::Disk;
-use super::{ServerError, Signals, announce, build, listener, open};
+use super::drain::dismiss;
+use super::{ServerError, Signals, build, open, serve_operators};
 use crate::admin::{Admin, Drain, Progress, Readiness, Stage};
 use crate::bridge::Bridge;
 use crate::config::Config;
@@ -37,8 +38,6 @@ pub struct BridgeProcess {
 
 /// Time for the last replies to come to the NATS server.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time for operators who wait for the end to read that it came.
-const OPERATORS_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl BridgeProcess {
     /// Builds every part and opens the operators' door.
@@ -52,10 +51,7 @@ impl BridgeProcess {
         let (id, metrics, disk) = (NodeId::random(), Metrics::new(), Disk::new());
         let tasks = || Tasks::counted(metrics.task_panics().clone());
         let (events, operators, background) = (tasks(), tasks(), tasks());
-        let tls = match nats.tls.clone() {
-            Some(tls) => Some(disk.read("nats.tls", move || build::nats_tls(&tls)).await?),
-            None => None,
-        };
+        let tls = build::tls_to(nats, &disk).await?;
         let subjects = Subjects::new(&nats.prefix).map_err(NatsError::from)?;
         let disconnect = CancellationToken::new();
         let stop = disconnect.clone();
@@ -87,9 +83,7 @@ impl BridgeProcess {
     /// When events were still here at the end of all deadlines, or the stop was cut short.
     pub async fn run(mut self, signals: &Signals) -> Result<(), ServerError> {
         if let Some((admin, listener)) = self.admin.take() {
-            announce(&listener, "admin");
-            let serve = move |listener| Arc::clone(&admin).serve(listener);
-            listener::keep(&self.operators, "admin", listener, serve);
+            serve_operators(admin, listener, &self.operators);
         }
         let leave = CancellationToken::new();
         let member = Arc::clone(&self.bridge).run(leave.clone());
@@ -125,8 +119,7 @@ impl BridgeProcess {
         let left = self.bridge.events();
         let eta = Duration::ZERO;
         self.drain.tell(Progress { stage: Stage::Over, connections: left, eta });
-        self.operators.stop();
-        let _ = timeout(OPERATORS_TIMEOUT, self.operators.ended()).await;
+        dismiss(&self.operators).await;
         self.disconnect.cancel();
         self.background.stop();
         tracing::info!(events = left, "drained");

@@ -80,13 +80,7 @@ pub(super) async fn core(config: &Config) -> Result<Core, ServerError> {
     let (crews, disk) = (Crews::new(&metrics), Disk::new());
     let nats = match &config.nats {
         Some(nats) => {
-            let tls = match &nats.tls {
-                Some(tls) => {
-                    let tls = tls.clone();
-                    Some(disk.read("nats.tls", move || nats_tls(&tls)).await?)
-                }
-                None => None,
-            };
+            let tls = tls_to(nats, &disk).await?;
             Some(Nats::connect(nats, id, tls, &crews.background, &metrics).await?)
         }
         None => None,
@@ -364,6 +358,15 @@ pub(super) fn revocation_lifetime(config: &Config) -> Duration {
 pub(crate) fn key_client(jwt: &Jwt) -> Result<Option<Client>, ServerError> {
     let Some(jwks) = jwt.jwks.as_ref().filter(|jwks| jwks.is_url()) else { return Ok(None) };
     Ok(Some(Client::new(tls::client_config(jwks.ca.as_deref(), None)?)))
+}
+
+/// The client side of TLS to NATS, if that asks for it.
+pub(super) async fn tls_to(
+    nats: &crate::config::Nats,
+    disk: &Disk,
+) -> Result<Option<rustls::ClientConfig>, ServerError> {
+    let Some(tls) = nats.tls.clone() else { return Ok(None) };
+    disk.read("nats.tls", move || nats_tls(&tls)).await.map(Some)
 }
 
 /// The client side of TLS to NATS. Blocks while it reads.

@@ -10,6 +10,7 @@ use super::{Node, ServerError};
 use crate::admin::{Progress, Stage};
 use crate::close::{Cause, Close};
 use crate::hub::Handle;
+use crate::task::Tasks;
 
 /// When the stages of a drain end, at the latest.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +33,12 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 const OPERATORS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the log and the gauges say how far the drain is.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Ends the operators' door, once those who wait for the end have read that it came.
+pub(super) async fn dismiss(operators: &Tasks) {
+    operators.stop();
+    let _ = timeout(OPERATORS_TIMEOUT, operators.ended()).await;
+}
 
 impl Node {
     /// Stops the node.
@@ -65,8 +72,7 @@ impl Node {
         if let Some(nats) = &self.core.nats {
             nats.drain(Instant::now() + FLUSH_TIMEOUT).await;
         }
-        self.core.crews.operators.stop();
-        let _ = timeout(OPERATORS_TIMEOUT, self.core.crews.operators.ended()).await;
+        dismiss(&self.core.crews.operators).await;
         self.core.crews.background.stop();
         tracing::info!(connections = left, "node stopped");
         if left == 0 { Ok(()) } else { Err(ServerError::Undrained(left)) }

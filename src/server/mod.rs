@@ -205,9 +205,7 @@ impl Node {
             listener::keep(&self.core.crews.backends, "management", listener, serve);
         }
         if let Some((admin, listener)) = self.admin.take() {
-            announce(&listener, "admin");
-            let serve = move |listener| Arc::clone(&admin).serve(listener);
-            listener::keep(&self.core.crews.operators, "admin", listener, serve);
+            serve_operators(admin, listener, &self.core.crews.operators);
         }
         let edge = Arc::clone(&self.edge);
         self.until_the_end("tables", move || {
@@ -295,6 +293,13 @@ fn compare_payload_limit(nats: &Nats, largest: usize) {
     if max_payload < largest {
         tracing::warn!(max_payload, largest, "a route's max_message does not fit the NATS server");
     }
+}
+
+/// Lets operators in.
+fn serve_operators(admin: Arc<Admin>, listener: TcpListener, operators: &Tasks) {
+    announce(&listener, "admin");
+    let serve = move |listener| Arc::clone(&admin).serve(listener);
+    listener::keep(operators, "admin", listener, serve);
 }
 
 fn announce(listener: &TcpListener, scheme: &'static str) {

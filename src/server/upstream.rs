@@ -30,14 +30,12 @@ pub(super) async fn passthrough(
 }
 
 /// Paths at which a backend takes events, so that clients must not get there. It may be the upstream by
-/// another name, so its host is not looked at; only a backend at `/` leaves no path to guard.
+/// another name, so its host is not looked at.
 fn guarded(config: &Config) -> Vec<String> {
     let paths = |route: &Route| match &route.backend {
         Backend::Http(backend) => backend.paths(),
         // Behind NATS, or here.
         Backend::Nats(_) | Backend::Echo(_) => Vec::new(),
     };
-    let mut paths: Vec<String> = config.routes.iter().flat_map(paths).collect();
-    paths.retain(|path| path != "/");
-    paths
+    config.routes.iter().flat_map(paths).collect()
 }

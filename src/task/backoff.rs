@@ -30,6 +30,11 @@ impl Backoff {
     }
 }
 
+/// Up to a tenth less, so that what began together does not stay in step.
+pub fn jittered(full: Duration) -> Duration {
+    full.mul_f64(1.0 - 0.1 * rand::random::<f64>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

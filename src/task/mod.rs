@@ -10,7 +10,7 @@ use prometheus::IntCounter;
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use backoff::Backoff;
+pub use backoff::{Backoff, jittered};
 
 /// The tasks of one part of the node. Clones share the tracker and the stop signal.
 #[derive(Debug, Clone, Default)]

@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config;
 use crate::http_client::{Bounds, Client, FetchError};
-use crate::task::{Backoff, Tasks};
+use crate::task::{Backoff, Tasks, jittered};
 
 use crate::auth::jws::Jws;
 #[cfg(any(test, fuzzing))]
@@ -372,11 +372,6 @@ fn chain(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// Up to a tenth earlier, so that the nodes of a cluster do not fetch in step.
-fn jittered(period: Duration) -> Duration {
-    period.mul_f64(1.0 - 0.1 * rand::random::<f64>())
 }
 
 /// RFC 7517 section 8.5.2; some servers only know the other.

@@ -50,7 +50,7 @@ pub(super) fn check(config: &Config, route: &Route, at: &str, findings: &mut Fin
 }
 
 /// Whether requests with events have such a header of their own.
-pub(super) fn is_of_body(name: &str) -> bool {
+pub(crate) fn is_of_body(name: &str) -> bool {
     OF_BODY.iter().any(|own| name.eq_ignore_ascii_case(own))
 }
 

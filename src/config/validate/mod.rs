@@ -18,6 +18,7 @@ mod upstream;
 use std::{fmt::Display, time::Duration};
 
 use super::{Config, Period, Problem};
+pub(crate) use backend::is_of_body;
 pub(crate) use route::is_repeatable;
 
 impl Config {

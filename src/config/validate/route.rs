@@ -6,7 +6,7 @@ use http::HeaderName;
 
 use super::{Findings, MINUTE, backend, is_line, is_token, node, origin, path};
 use crate::config::{
-    self, AuthMode, Backend, Config, DEFAULT_PLAN, EventKind, OnFailure, Period, Route, Size,
+    self, AuthMode, Backend, Config, DEFAULT_PLAN, OnFailure, Period, Route, Size,
     error::{nearest, quoted},
 };
 
@@ -135,7 +135,6 @@ fn auth(config: &Config, route: &Route, at: &str, findings: &mut Findings) {
 
 /// A backend that is asked about a client and sees its cookies may go by them.
 fn decides_by_cookie(route: &Route, at: &str, findings: &mut Findings) {
-    let decides = route.wants(EventKind::Connect) && route.forwards("cookie");
     let message = match route.is_websocket_over_http() {
         true => {
             "`origins` is needed, because the backend sees every header of the handshake, `Cookie` \
@@ -148,7 +147,7 @@ fn decides_by_cookie(route: &Route, at: &str, findings: &mut Findings) {
              page"
         }
     };
-    findings.need(!decides || !route.origins.is_empty(), at, message);
+    findings.need(!route.decides_by("cookie") || !route.origins.is_empty(), at, message);
 }
 
 fn subprotocols(config: &Config, route: &Route, at: &str, findings: &mut Findings) {

@@ -5,10 +5,10 @@ use tokio::time::Instant;
 use super::{Dispatch, Dispatched, Effect, Effects, Machine, Phase};
 use crate::close::{Cause, Close};
 use crate::config::{EventKind, OnFailure};
-use crate::connection::heartbeat::jittered;
 use crate::connection::timers::{Due, Timers};
 use crate::event::{Action, Content, Outcome};
 use crate::message::Message;
+use crate::task::jittered;
 
 impl Machine {
     pub(super) fn on_outcome(
