@@ -5,22 +5,14 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use async_nats::{HeaderMap, RequestErrorKind};
-use futures_util::future::join_all;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{
-    Asked, NatsServer, Node, Request, Service, ServiceAnswer as Answer, eventually, exchange,
+    FAILURE, NatsServer, Node, Request, Service, ServiceAnswer as Answer, echo, eventually,
+    exchange, talk,
 };
 
 const READY: &[u8] = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n";
-const FAILURE: &str = "on_failure: {message: '{outcome} {sequence}'}";
-
-fn echo(asked: &Asked) -> Answer {
-    match asked.header("ce-type") {
-        "moorline.message" => Answer::ok(&*asked.body),
-        _ => Answer::ok(""),
-    }
-}
 
 /// A node whose workers are behind NATS.
 async fn edge(nats: &NatsServer, keys: &str) -> Node {
@@ -55,30 +47,14 @@ async fn events(bridge: &Node, outcome: &str) -> f64 {
     bridge.metric("moorline_bridge_events_total", &["hub=\"app\"", &label]).await
 }
 
+async fn has_its_share(bridge: &Node) {
+    let share = async || (events(bridge, "replied").await >= 100.0).then_some(());
+    eventually("it has its share", share).await;
+}
+
 async fn outcomes(node: &Node, outcome: &str) -> f64 {
     let label = format!("outcome=\"{outcome}\"");
     node.metric("moorline_backend_requests_total", &[&label, "transport=\"nats\""]).await
-}
-
-/// Clients that each send so many messages one by one, and get each back, or hear that it failed: those.
-fn talk(node: &Node, clients: usize, each: usize) -> impl Future<Output = Vec<(String, String)>> {
-    let to = node.ws();
-    let talks = (0..clients).map(move |client| {
-        tokio::spawn(async move {
-            let mut socket = Request::new("/ws").connect(to).await.expect("accepted");
-            let mut failed = Vec::new();
-            for n in 0..each {
-                let text = format!("{client}/{n}");
-                let said = socket.ask(&text).await;
-                if said != text {
-                    failed.push((text, said));
-                }
-            }
-            failed
-        })
-    });
-    let talks: Vec<_> = talks.collect();
-    async move { join_all(talks).await.into_iter().flat_map(Result::unwrap).collect() }
 }
 
 #[tokio::test]
@@ -179,10 +155,7 @@ async fn a_bridge_that_drains_under_load_loses_nothing() {
         for how in ["TERM", "/drain?wait=true", "INT"] {
             let mut goes = bridge(&nats, &service, "");
             joins(&goes).await;
-            eventually("it has its share", async || {
-                (events(&goes, "replied").await >= 100.0).then_some(())
-            })
-            .await;
+            has_its_share(&goes).await;
             if how.starts_with('/') {
                 let request =
                     format!("POST {how} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
@@ -214,10 +187,7 @@ async fn a_bridge_that_is_killed_loses_what_it_had_and_no_more() {
     const CLIENTS: usize = 50;
     let talks = talk(&node, CLIENTS, 100);
     let killed = async {
-        eventually("it has its share", async || {
-            (events(&dies, "replied").await >= 100.0).then_some(())
-        })
-        .await;
+        has_its_share(&dies).await;
         dies.signal("KILL");
         dies.ends().await;
     };
@@ -438,16 +408,9 @@ async fn a_reply_that_nats_does_not_take_is_counted() {
     assert_eq!(other.next_text().await, "unknown 1");
 }
 
-/// A server with the users of the contract, and the file with their password.
-async fn with_users() -> (NatsServer, tempfile::NamedTempFile) {
-    let secret = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(secret.path(), "secret").unwrap();
-    (NatsServer::with_users_of_the_contract("secret").await, secret)
-}
-
 #[tokio::test]
 async fn a_bridge_whose_subscription_is_refused_is_no_member_until_it_is_permitted() {
-    let (nats, secret) = with_users().await;
+    let (nats, secret) = NatsServer::with_users_of_the_contract("secret").await;
     let service = Service::start(echo).await;
     let bridge = Node::bridge(&format!(
         "nats: {{servers: ['{}'], user: app-bridge, password: {}}}\n\
@@ -491,7 +454,7 @@ async fn a_bridge_that_may_have_no_more_subscriptions_is_no_member() {
 
 #[tokio::test]
 async fn the_permissions_of_a_bridge_in_the_contract_suffice() {
-    let (nats, secret) = with_users().await;
+    let (nats, secret) = NatsServer::with_users_of_the_contract("secret").await;
     let service = Service::start(echo).await;
     let nats_of = |user: &str| {
         let (url, file) = (nats.url(), secret.path().display());

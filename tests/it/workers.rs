@@ -1,26 +1,14 @@
 //! The example workers, each by its own NATS client, behave the same; and three of them are one fleet.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::{
-    NatsServer, Node, Request, Tool, eventually, have, node_program, python, signal,
-};
-
-/// A worker process; killed when the test is over.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use crate::harness::{NatsServer, Node, Process, Request, Tool, have, node_program, python};
 
 fn start(mut command: Command, nats: &NatsServer) -> Process {
-    command.env("NATS_URL", nats.url()).stdout(Stdio::null()).stderr(Stdio::inherit());
-    Process(command.spawn().unwrap())
+    command.env("NATS_URL", nats.url());
+    Process::start(command)
 }
 
 fn rust_worker() -> Command {
@@ -54,8 +42,8 @@ async fn talks_as_the_contract_says(worker: Command) {
     assert_eq!(client.closed().await, Some((4000, "bye".to_owned())));
     let denied = Request::new("/ws?deny=1").connect(node.ws()).await.err().expect("a refusal");
     assert_eq!(denied.0, 403);
-    signal(worker.0.id(), "TERM");
-    let status = eventually("the worker ends", async || worker.0.try_wait().unwrap()).await;
+    worker.signal("TERM");
+    let status = worker.ends().await;
     assert!(status.success(), "{status}");
     for outcome in ["unknown", "unavailable", "overloaded"] {
         let label = format!("outcome=\"{outcome}\"");
@@ -99,11 +87,11 @@ async fn a_worker_process_killed_with_a_request_leaves_one_unknown() {
     let mut client = Request::new("/ws").connect(node.ws()).await.expect("accepted");
     assert_eq!(client.ask("hello").await, "guest 1: HELLO");
     // Stopped, it still gets the request, as a worker does that hangs in the middle of its work.
-    signal(first.0.id(), "STOP");
+    first.signal("STOP");
     client.send("doomed").await;
     node.metric_becomes("moorline_backend_in_flight", &[], 1.0).await;
-    first.0.kill().unwrap();
-    first.0.wait().unwrap();
+    first.signal("KILL");
+    first.ends().await;
     let _second = start(rust_worker(), &nats);
     assert_eq!(client.next_text().await, "unknown 2");
     assert_eq!(client.ask("next").await, "guest 2: NEXT");

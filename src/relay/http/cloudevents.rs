@@ -25,7 +25,7 @@ pub(super) fn write(event: &Event, headers: &mut HeaderMap) -> Result<(), Invali
 /// What the answer comes to.
 pub(super) fn outcome(event: &Event, answer: &Response<Bytes>) -> Result<Outcome, Broken> {
     let status = answer.status();
-    // Neither was asked for: the event goes where the operator says, and a body as it is.
+    // Not asked for: the event goes where the operator says.
     if status.is_redirection() || status.is_informational() {
         return Err(Broken::Status(status));
     }

@@ -1,5 +1,6 @@
 //! Whether a server is asked at all: after some failures in a row it is left alone, then asked once, and
-//! once it answers, asked as before. Only what is asked anyway tells; nothing is sent to find out.
+//! once it answers, asked as before. What is asked anyway tells; a bridge also
+//! tries whether a connection is taken, and asks nothing on it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -9,9 +9,9 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Process, line_of};
+use super::line_of;
 use crate::harness::{
-    self, Client, NatsServer, Node, Request, Tool, eventually, finish, free_port, have,
+    self, Client, NatsServer, Node, Process, Request, Tool, eventually, finish, free_port, have,
     node_program, python, root, tool,
 };
 
@@ -33,15 +33,16 @@ impl Chat {
         let (program, folder) = (tool(Tool::NatsServer), streams.path().display());
         let server = format!("{} -a 127.0.0.1 -p {port} -sd {folder}", program.display());
         let mut server = line_of(PAGE, "nats-server ", &[("nats-server", &server)]);
-        let server = Process(server.stderr(Stdio::null()).spawn().unwrap());
+        server.stderr(Stdio::null());
+        let server = Process::start(server);
         eventually("nats-server listening", async || {
             TcpStream::connect(("127.0.0.1", port)).await.ok().map(drop)
         })
         .await;
         let nats = format!("nats://127.0.0.1:{port}");
         let mut worker = python("examples/chat/worker.py");
-        worker.env("NATS_URL", &nats).stdout(Stdio::null());
-        let worker = Process(worker.spawn().unwrap());
+        worker.env("NATS_URL", &nats);
+        let worker = Process::start(worker);
         let servers = format!("['{nats}']");
         let nodes = [(); 2].map(|()| {
             Node::of_file(

@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
+use super::grip::KEY;
 use super::legacy::{Application, SECRET, log_in, open};
 use crate::harness::{Node, Tool, finish, have, root};
-
-const KEY: &str = "0123456789abcdef0123456789abcdef";
 
 /// The one job of the crontab, by cron's rules: the schedule, and the command.
 fn job(crontab: &str) -> ([&str; 5], &str) {

@@ -2,13 +2,13 @@
 //! whose a WebSocket is, and one endpoint takes the messages.
 
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{Process, line_of};
+use super::line_of;
 use crate::harness::{
-    Client, Node, Request, Tool, eventually, exchange_raw, free_port, have, root,
+    Client, Node, Process, Request, Tool, eventually, exchange_raw, free_port, have, root,
 };
 
 /// The page that the examples let connect.
@@ -35,8 +35,8 @@ impl Application {
         std::os::unix::fs::symlink(packages, folder.path().join("node_modules")).unwrap();
         let page = format!("examples/{example}/README.md");
         let mut line = line_of(&page, command, &[("5000", &port.to_string())]);
-        line.envs(variables.iter().copied()).current_dir(&folder).stdout(Stdio::null());
-        let process = Process(line.spawn().unwrap());
+        line.envs(variables.iter().copied()).current_dir(&folder);
+        let process = Process::start(line);
         Self { port, folder, _process: process }
     }
 

@@ -6,19 +6,9 @@ mod grip;
 mod legacy;
 
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 
 use crate::harness::{finish, root};
-
-/// Killed when the test is over.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// The line of the page that begins so, with what is written there for an example replaced. It finds
 /// the fetched Python packages.

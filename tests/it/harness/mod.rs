@@ -15,8 +15,8 @@ pub(crate) use client::{Client, Io, Request, connect_tls, exchange, exchange_raw
 pub(crate) use names::{Watcher, hostile_names, is_name, percent_encoded, token};
 pub(crate) use nats::{Answer, NatsServer, Worker, header};
 pub(crate) use node::{Node, signal};
-pub(crate) use service::{Answer as ServiceAnswer, Asked, Service};
-pub(crate) use tools::{Tool, finish, have, node as node_program, python, root, tool};
+pub(crate) use service::{Answer as ServiceAnswer, Asked, FAILURE, Service, echo, talk};
+pub(crate) use tools::{Process, Tool, finish, have, node as node_program, python, root, tool};
 
 /// The longest that a test waits for something that should happen.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);

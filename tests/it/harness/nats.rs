@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::{Client, HeaderMap, Message};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 use tokio::task::JoinHandle;
 
 use super::node::signal;
@@ -34,8 +34,10 @@ impl NatsServer {
         Self::run(folder, &(jetstream + config)).await
     }
 
-    /// Starts a server with the users of the contract, all with one password.
-    pub(crate) async fn with_users_of_the_contract(password: &str) -> Self {
+    /// Starts a server with the users of the contract, all with one password; and the file that has it.
+    pub(crate) async fn with_users_of_the_contract(password: &str) -> (Self, NamedTempFile) {
+        let file = NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), password).unwrap();
         let contract = std::fs::read_to_string(root().join("examples/CONTRACT.md")).unwrap();
         let (_, block) = contract.split_once("```text\nauthorization {").unwrap();
         let (users, _) = block.split_once("```").unwrap();
@@ -44,7 +46,7 @@ impl NatsServer {
             false => word.to_owned(),
         };
         let users: Vec<_> = users.split(' ').map(word).collect();
-        Self::with_config(&format!("authorization {{{}", users.join(" "))).await
+        (Self::with_config(&format!("authorization {{{}", users.join(" "))).await, file)
     }
 
     /// Starts a server that has no JetStream.

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::{eventually, free_port};
+use super::{Node, Request, eventually, free_port};
 
 /// A request as it came.
 #[derive(Debug, Clone)]
@@ -111,6 +112,42 @@ impl Service {
         });
         self.running = Some(running);
     }
+}
+
+/// What a client hears of a message that failed, as a key of its route.
+pub(crate) const FAILURE: &str = "on_failure: {message: '{outcome} {sequence}'}";
+
+/// Gives each message back.
+pub(crate) fn echo(asked: &Asked) -> Answer {
+    match asked.header("ce-type") {
+        "moorline.message" => Answer::ok(&*asked.body),
+        _ => Answer::ok(""),
+    }
+}
+
+/// Clients that each send so many messages one by one, and get each back, or hear that it failed: those.
+pub(crate) fn talk(
+    node: &Node,
+    clients: usize,
+    each: usize,
+) -> impl Future<Output = Vec<(String, String)>> {
+    let to = node.ws();
+    let talks = (0..clients).map(move |client| {
+        tokio::spawn(async move {
+            let mut socket = Request::new("/ws").connect(to).await.expect("accepted");
+            let mut failed = Vec::new();
+            for n in 0..each {
+                let text = format!("{client}/{n}");
+                let said = socket.ask(&text).await;
+                if said != text {
+                    failed.push((text, said));
+                }
+            }
+            failed
+        })
+    });
+    let talks: Vec<_> = talks.collect();
+    async move { join_all(talks).await.into_iter().flat_map(Result::unwrap).collect() }
 }
 
 async fn serve(stream: TcpStream, answers: Answers, asked: Arc<Mutex<Vec<Asked>>>) -> Option<()> {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 /// A program that tests use.
@@ -66,6 +66,31 @@ pub(crate) fn node(script: &str) -> Command {
     command.args(["-c", r#"exec node --input-type=module - "$@" <"$0""#]).arg(root().join(script));
     command.current_dir(root().join("target/tools/node"));
     command
+}
+
+/// A program that runs beside the test; killed when that is over.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Process {
+    /// What it says on its standard output is not for the test's.
+    pub(crate) fn start(mut command: Command) -> Self {
+        Self(command.stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        super::signal(self.0.id(), signal);
+    }
+
+    pub(crate) async fn ends(&mut self) -> ExitStatus {
+        super::eventually("the program ends", async || self.0.try_wait().unwrap()).await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Runs a program to its end: whether it succeeded, and what it printed.

@@ -4,39 +4,15 @@
 mod trouble;
 
 use std::collections::HashSet;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{
-    Asked, NatsServer, Node, Request, Service, ServiceAnswer as Answer, Tool, eventually, exchange,
-    free_port, have, python, signal,
+    FAILURE, NatsServer, Node, Process, Request, Service, ServiceAnswer as Answer, Tool, echo,
+    eventually, exchange, free_port, have, python, talk,
 };
-
-const FAILURE: &str = "on_failure: {message: '{outcome} {sequence}'}";
-
-/// A process; killed when the test is over.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(mut command: Command) -> Process {
-    Process(command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap())
-}
-
-fn echo(asked: &Asked) -> Answer {
-    match asked.header("ce-type") {
-        "moorline.message" => Answer::ok(&*asked.body),
-        _ => Answer::ok(""),
-    }
-}
 
 async fn outcomes(node: &Node, outcome: &str) -> f64 {
     let label = format!("outcome=\"{outcome}\"");
@@ -63,7 +39,7 @@ async fn the_python_service_talks_as_the_contract_says() {
         ),
     );
     // The first event waits until the service is there.
-    let mut service = start(command());
+    let mut service = Process::start(command());
     let ask = |path| Request::new(path).header("origin", "https://a.example").connect(node.ws());
     let mut client = ask("/ws").await.expect("accepted");
     assert_eq!(client.ask("hello").await, "guest 1: HELLO");
@@ -75,9 +51,9 @@ async fn the_python_service_talks_as_the_contract_says() {
                   moorline-secret: a fälse one\r\n\r\n";
     let address = ([127, 0, 0, 1], port).into();
     assert_eq!(exchange(address, forged.as_bytes()).await, (403, String::new()));
-    signal(service.0.id(), "TERM");
-    eventually("the service ends", async || service.0.try_wait().unwrap()).await;
-    let _service = start(command());
+    service.signal("TERM");
+    service.ends().await;
+    let _service = Process::start(command());
     assert_eq!(client.ask("still there").await, "guest 4: STILL THERE");
     assert_eq!(client.ask("bye").await, "BYE");
     assert_eq!(client.closed().await, Some((4000, "bye".to_owned())));
@@ -149,24 +125,7 @@ async fn two_hundred_clients_and_a_service_that_restarts() {
     ));
     const CLIENTS: usize = 200;
     const EACH: usize = 30;
-    let talks = join_all((0..CLIENTS).map(|client| {
-        let to = node.ws();
-        tokio::spawn(async move {
-            let mut socket = Request::new("/ws").connect(to).await.expect("accepted");
-            let mut unknown = HashSet::new();
-            for n in 0..EACH {
-                let text = format!("{client}/{n}");
-                match socket.ask(&text).await {
-                    said if said == text => {}
-                    said => {
-                        assert_eq!(said, format!("unknown {}", n + 1));
-                        unknown.insert(text);
-                    }
-                }
-            }
-            unknown
-        })
-    }));
+    let talks = talk(&node, CLIENTS, EACH);
     let restarts = async {
         for _ in 0..3 {
             service.is_asked(500).await;
@@ -178,8 +137,12 @@ async fn two_hundred_clients_and_a_service_that_restarts() {
             service.resume().await;
         }
     };
-    let (unknown, ()) = tokio::join!(talks, restarts);
-    let unknown: HashSet<_> = unknown.into_iter().flat_map(Result::unwrap).collect();
+    let (failed, ()) = tokio::join!(talks, restarts);
+    for (text, said) in &failed {
+        let (_, number) = text.split_once('/').unwrap();
+        assert_eq!(*said, format!("unknown {}", number.parse::<usize>().unwrap() + 1));
+    }
+    let unknown: HashSet<_> = failed.into_iter().map(|(text, _)| text).collect();
     let bodies: Vec<_> = service.asked().into_iter().map(|asked| asked.body).collect();
     let once: HashSet<_> = bodies.iter().cloned().collect();
     assert_eq!(bodies.len(), once.len(), "nothing came twice");

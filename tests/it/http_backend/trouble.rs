@@ -59,8 +59,7 @@ async fn misbehave(stream: TcpStream, targets: Targets) -> std::io::Result<()> {
                 return Ok(());
             }
             "resets" => {
-                #[expect(deprecated, reason = "the service is there to be rude")]
-                stream.get_ref().set_linger(Some(std::time::Duration::ZERO))?;
+                stream.get_ref().set_zero_linger()?;
                 return Ok(());
             }
             "ends" => return Ok(()),

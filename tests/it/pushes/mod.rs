@@ -383,9 +383,7 @@ async fn groups_may_be_asked_for_by_wildcard_and_users_by_name() {
 
 #[tokio::test]
 async fn the_permissions_in_the_contract_suffice() {
-    let nats = NatsServer::with_users_of_the_contract("secret").await;
-    let secret = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(secret.path(), "secret").unwrap();
+    let (nats, secret) = NatsServer::with_users_of_the_contract("secret").await;
     let node = Node::start(&format!(
         "nats: {{servers: ['{}'], user: node, password: {}}}\n\
          routes:\n- {{path: /ws, auth: none, hub: app, groups: [red]}}\n",

@@ -1,24 +1,14 @@
 //! Unmodified libraries: django-grip, and serve-grip with Express, each in one conversation.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{KEY, keyed};
 use crate::harness::{
-    Node, Request, Tool, eventually, exchange, free_port, have, node_program, python, signal,
+    Node, Process, Request, Tool, eventually, exchange, free_port, have, node_program, python,
 };
-
-/// A process; killed when the test is over.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// The conversation with a service that `program` starts on a port.
 async fn converse(program: impl Fn() -> Command) {
@@ -34,7 +24,7 @@ async fn converse(program: impl Fn() -> Command) {
     let start = || {
         let mut command = program();
         command.env("PORT", port.to_string()).env("CONTROL_URI", &control).env("KEY", KEY);
-        Process(command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap())
+        Process::start(command)
     };
     let mut service = start();
     let ask = |path: &str| {
@@ -67,8 +57,8 @@ async fn converse(program: impl Fn() -> Command) {
     assert_eq!(ann.next_text().await, "more");
     assert_eq!(carol.next_text().await, "published");
 
-    signal(service.0.id(), "KILL");
-    eventually("the service ends", async || service.0.try_wait().unwrap()).await;
+    service.signal("KILL");
+    service.ends().await;
     ann.send("are you there").await;
     node.metric_becomes("moorline_backend_held", &[], 1.0).await;
     service = start();

@@ -70,12 +70,12 @@ async fn ask(to: SocketAddr, line: &str, headers: &[&str], body: &str) -> (u16, 
 }
 
 async fn try_to_publish(node: &Node, items: &Value) -> (u16, String) {
-    publish_body(node, &json!({"items": items}).to_string()).await
+    publish_body(node.management(), &json!({"items": items}).to_string()).await
 }
 
-pub(super) async fn publish_body(node: &Node, body: &str) -> (u16, String) {
+pub(super) async fn publish_body(to: SocketAddr, body: &str) -> (u16, String) {
     let bearer = format!("authorization: Bearer {KEY}");
-    let (status, _, said) = ask(node.management(), "POST /publish/", &[&bearer], body).await;
+    let (status, _, said) = ask(to, "POST /publish/", &[&bearer], body).await;
     (status, said)
 }
 

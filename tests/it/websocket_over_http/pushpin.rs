@@ -15,10 +15,11 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
+use super::publishing::publish_body;
 use super::{KEY, OPEN, event, events, keyed, said, text};
 use crate::harness::{
-    Asked, Client, Node, Request, Service, ServiceAnswer, Tool, eventually, exchange_raw,
-    free_port, have, signal, tool,
+    Asked, Client, Node, Request, Service, ServiceAnswer, Tool, eventually, free_port, have,
+    signal, tool,
 };
 
 /// What stands between clients and the service.
@@ -332,15 +333,8 @@ async fn subscribed(front: &Front, client: &mut Client, channel: &str) {
 
 /// The answer's status and body.
 async fn publish(front: &Front, body: &Value) -> String {
-    let body = body.to_string();
-    let request = format!(
-        "POST /publish/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {KEY}\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let answer = exchange_raw(front.publish, request.as_bytes()).await;
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
-    format!("{} {body}", head.split(' ').nth(1).unwrap_or_default())
+    let (status, said) = publish_body(front.publish, &body.to_string()).await;
+    format!("{status} {said}")
 }
 
 /// A request of a connection whose first was `first`.

@@ -91,7 +91,7 @@ async fn a_refresh_of_more_members_than_the_service_takes_at_once_closes_nobody(
         clients.push(client);
     }
     let refresh = r#"{"items":[{"channel":"a","formats":{"ws-message":{"action":"refresh"}}}]}"#;
-    assert_eq!(super::publishing::publish_body(&node, refresh).await.0, 200);
+    assert_eq!(super::publishing::publish_body(node.management(), refresh).await.0, 200);
     for client in &mut clients {
         assert_eq!(client.next_text().await, "polled");
     }

@@ -42,7 +42,7 @@ pub(crate) enum Malformed {
 /// The longest first line of an event: a type, a space and a length.
 const LINE_MAX: usize = 32;
 /// Bytes in a control frame (RFC 6455 section 5.5).
-const CONTROL_MAX: usize = 125;
+pub(super) const CONTROL_MAX: usize = 125;
 
 /// Writes one event.
 pub(crate) fn encode(event: &WsEvent, to: &mut Vec<u8>) {

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::error::Category;
 
-use super::Broken;
+use super::events::CONTROL_MAX;
 use super::memory::Memory;
+use super::{Broken, LONGEST_INTERVAL};
 use crate::event::{Action, Content, KeepAlive};
 use crate::id::GroupName;
 use crate::message::{Kind, Message};
@@ -19,10 +20,6 @@ use crate::message::{Kind, Message};
 const CONTROL: &[u8] = b"c:";
 /// The prefix of messages unless the backend names another.
 const PREFIX: &str = "m:";
-/// The longest time that a backend may name, in seconds.
-const DAY: u64 = 24 * 3600;
-/// Bytes in a ping (RFC 6455 section 5.5).
-const PING_MAX: usize = 125;
 
 /// One control message. What else stands in it is not looked at.
 #[derive(Debug, Deserialize)]
@@ -183,7 +180,7 @@ fn group(channel: &str) -> Result<GroupName, Broken> {
 
 impl Said {
     fn after(&self, default: u64) -> Duration {
-        Duration::from_secs(self.timeout.unwrap_or(default).clamp(1, DAY))
+        Duration::from_secs(self.timeout.unwrap_or(default).clamp(1, LONGEST_INTERVAL))
     }
 
     /// What is to be sent, if anything.
@@ -199,7 +196,7 @@ impl Said {
         Ok(match self.message_type {
             MessageType::Text => Some(Content::Message(Message::of_kind(Kind::Text, data))),
             MessageType::Binary => Some(Content::Message(Message::binary(data))),
-            MessageType::Ping if data.len() > PING_MAX => {
+            MessageType::Ping if data.len() > CONTROL_MAX => {
                 return Err(Broken::Control("a ping has at most 125 bytes".to_owned()));
             }
             MessageType::Ping => Some(Content::Ping(data)),
