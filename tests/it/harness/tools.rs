@@ -69,10 +69,10 @@ pub(crate) fn node(script: &str) -> Command {
 }
 
 /// A program that runs beside the test; killed when that is over.
-pub(crate) struct Process(pub(crate) Child);
+pub(crate) struct Process(Child);
 
 impl Process {
-    /// What it says on its standard output is not for the test's.
+    /// What it says on its standard output is thrown away.
     pub(crate) fn start(mut command: Command) -> Self {
         Self(command.stdout(Stdio::null()).spawn().unwrap())
     }
