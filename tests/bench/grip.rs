@@ -24,6 +24,7 @@ use crate::server::serve;
 use crate::stage::{Door, Stage};
 use crate::{ANY_PORT, Scale};
 
+const OURS: &str = "moorline";
 const CONNECTIONS: usize = 100;
 const PAYLOAD: usize = 128;
 /// What both sign each request with.
@@ -54,6 +55,7 @@ async fn answer(request: Request<Incoming>) -> Response<Full<Bytes>> {
 struct Line {
     name: &'static str,
     process: Process,
+    door: Door,
     clients: Vec<Client>,
     cpu: Vec<f64>,
     rate: Vec<f64>,
@@ -79,7 +81,7 @@ pub(crate) async fn measure(
     let moorline = stage.start_with(&[("MOORLINE_ROUTES__2", &route)]).await?;
     let plain = moorline.ws.as_ref().context("no door without TLS")?.address();
     let door = Door::new(plain, None, None).at("/grip");
-    let mut lines = vec![Line::new("moorline", moorline.process, &door).await?];
+    let mut lines = vec![Line::new(OURS, moorline.process, &door).await?];
     match start_pushpin(stage.folder(), &address).await? {
         Some((process, door)) => lines.push(Line::new("Pushpin", process, &door).await?),
         None => progress("grip: Pushpin is not installed, so nothing to compare with"),
@@ -100,7 +102,7 @@ pub(crate) async fn measure(
     let mut rate = Row::new("  messages, 100 connections, closed loop", "1/s");
     let mut p99 = Row::new("  p99", "us");
     for line in lines {
-        if line.name == "moorline" {
+        if line.name == OURS {
             (cpu, rate, p99) =
                 (cpu.moorline(line.cpu), rate.moorline(line.rate), p99.moorline(line.p99));
         } else {
@@ -116,7 +118,8 @@ pub(crate) async fn measure(
 impl Line {
     async fn new(name: &'static str, process: Process, door: &Door) -> anyhow::Result<Self> {
         let clients = load::connect(door, CONNECTIONS).await?;
-        Ok(Self { name, process, clients, cpu: vec![], rate: vec![], p99: vec![] })
+        let door = door.clone();
+        Ok(Self { name, process, door, clients, cpu: vec![], rate: vec![], p99: vec![] })
     }
 
     /// CPU for each message in microseconds, messages a second, and their p99 in microseconds.
@@ -133,17 +136,24 @@ impl Line {
         Ok([cpu, rate, p99])
     }
 
-    /// Each client sends, waits for the echo, and sends again.
+    /// Each client sends, waits for the echo, and sends again. Pushpin ends a connection now and then; its
+    /// client comes back, and the message does not count.
     async fn echo(&mut self, message: &Framed, window: Duration) -> anyhow::Result<Latencies> {
         let end = Instant::now() + window;
         let loops = std::mem::take(&mut self.clients).into_iter().map(|mut client| {
-            let message = message.clone();
+            let (name, door, message) = (self.name, self.door.clone(), message.clone());
             async move {
                 let mut latencies = Vec::new();
                 while Instant::now() < end {
                     let sent = Instant::now();
-                    client.echo(&message).await?;
-                    latencies.push(sent.elapsed());
+                    match client.echo(&message).await {
+                        Ok(()) => latencies.push(sent.elapsed()),
+                        Err(error) if name == OURS => return Err(error),
+                        Err(error) => {
+                            progress(&format!("grip: {name}: {error}"));
+                            client = door.connect().await?;
+                        }
+                    }
                 }
                 anyhow::Ok((client, latencies))
             }
