@@ -122,7 +122,16 @@ impl Lines {
     }
 
     fn end_line(&mut self) -> Option<Head> {
-        let (line, is_cut) = (std::mem::take(&mut self.line), std::mem::take(&mut self.is_cut));
+        let mut line = std::mem::take(&mut self.line);
+        let is_cut = std::mem::take(&mut self.is_cut);
+        let head = self.read_line(&line, is_cut);
+        // Its memory serves the next line.
+        line.clear();
+        self.line = line;
+        head
+    }
+
+    fn read_line(&mut self, line: &[u8], is_cut: bool) -> Option<Head> {
         if line.is_empty() {
             // Empty lines before a request are passed over (RFC 9112 section 2.2).
             return self.has_request_line.then(|| self.end());

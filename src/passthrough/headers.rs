@@ -80,13 +80,13 @@ pub fn to_upstream(headers: &mut HeaderMap, origin: Origin) {
     // The edge has checked that it is a host and a port.
     let host = headers.get(HOST).cloned();
     let shown = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let forwarded = forwarded(ip, shown, origin.scheme);
-    let texts =
-        [(X_FORWARDED_FOR, ip.to_string()), (X_REAL_IP, ip.to_string()), (FORWARDED, forwarded)];
-    for (name, text) in texts {
-        if let Ok(value) = HeaderValue::try_from(text) {
-            headers.insert(name, value);
-        }
+    let address = ip.to_string();
+    if let Ok(value) = HeaderValue::try_from(forwarded(ip, &address, shown, origin.scheme)) {
+        headers.insert(FORWARDED, value);
+    }
+    if let Ok(value) = HeaderValue::try_from(address) {
+        headers.insert(X_FORWARDED_FOR, value.clone());
+        headers.insert(X_REAL_IP, value);
     }
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(origin.scheme));
     if let Some(host) = host {
@@ -146,12 +146,9 @@ fn remove(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
 }
 
 /// An element of `Forwarded` (RFC 7239): IPv6 stands in brackets, and so in quotes.
-fn forwarded(ip: IpAddr, host: &str, scheme: &str) -> String {
-    let ip = match ip {
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("\"[{ip}]\""),
-    };
-    format!("for={ip};host=\"{host}\";proto={scheme}")
+fn forwarded(ip: IpAddr, address: &str, host: &str, scheme: &str) -> String {
+    let (open, close) = if ip.is_ipv6() { ("\"[", "]\"") } else { ("", "") };
+    ["for=", open, address, close, ";host=\"", host, "\";proto=", scheme].concat()
 }
 
 fn reads_as(name: &HeaderName, known: &str) -> bool {
