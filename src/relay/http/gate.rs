@@ -99,9 +99,16 @@ impl Gate {
     /// Ends when no server may be asked. Cancel safe.
     pub(super) async fn shut(&self) {
         let mut shut = self.shut.subscribe();
-        while self.is_open(Instant::now()) {
+        if !self.is_open(Instant::now()) {
+            return;
+        }
+        loop {
             // It cannot end with an error: the sender is in `self`.
             let _ = shut.changed().await;
+            // Who looks late may find the pause over, and a server that answers no more than before.
+            if self.servers.iter().all(|server| server.is_left_alone()) {
+                return;
+            }
         }
     }
 
@@ -176,6 +183,11 @@ impl InVain {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+    use tokio::time::advance;
+
     use super::super::health::Failure;
     use super::*;
     use crate::config::{Period, Urls};
@@ -233,6 +245,27 @@ mod tests {
         for _ in 0..20 {
             assert_ne!(gate.choose(now, InVain::default()).unwrap().0, 1);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_looks_late_still_learns_that_no_server_answers() {
+        let gate = gate(&Gates::new(&Tasks::new()), 10, 2);
+        let mut shut = pin!(gate.shut());
+        let fail = |server: usize| {
+            for _ in 0..5 {
+                let pass = gate.servers[server].pass(Instant::now()).unwrap();
+                pass.failed(Instant::now(), Failure::NoAnswer);
+            }
+        };
+        assert!(shut.as_mut().now_or_never().is_none());
+        fail(0);
+        assert!(shut.as_mut().now_or_never().is_none(), "the other one answers");
+        fail(1);
+        advance(Duration::from_secs(60)).await;
+        assert!(gate.is_open(Instant::now()), "they are asked whether they answer");
+        assert!(shut.now_or_never().is_some());
+        // Who begins to look then waits for what comes of that.
+        assert!(gate.shut().now_or_never().is_none());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Whether a server is asked at all: after some failures in a row it is left alone, then asked once, and
-//! once it answers, asked as before. What is asked anyway tells; a bridge also
-//! tries whether a connection is taken, and asks nothing on it.
+//! once it answers, asked as before. What is asked anyway tells; a bridge also tries
+//! whether a connection is taken, and asks nothing on it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -84,6 +84,11 @@ impl Health {
     pub(super) fn pending(&self, now: Instant) -> Option<usize> {
         let state = self.lock();
         state.may_ask(now).then_some(state.pending)
+    }
+
+    /// Whether it failed too often, and has not answered since.
+    pub(super) fn is_left_alone(&self) -> bool {
+        !matches!(self.lock().circuit, Circuit::Closed { .. })
     }
 
     /// Leave to ask it, if it may be asked at `now`.
@@ -187,7 +192,7 @@ impl Drop for Pass {
 
 impl Drop for Health {
     fn drop(&mut self) {
-        if !matches!(self.lock().circuit, Circuit::Closed { .. }) {
+        if self.is_left_alone() {
             self.circuits.closed();
         }
     }
