@@ -10,6 +10,11 @@ use tokio::time::{interval, timeout};
 
 use crate::harness::{Certificates, DEADLINE, Node, Request, connect_tls};
 
+/// How long each stage may take.
+const STAGE: Duration = Duration::from_secs(4);
+/// How long after that a slow client must be gone.
+const GONE_AFTER: Duration = Duration::from_secs(10);
+
 const HEAD: &[u8] = b"GET /ws HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n\r\n";
@@ -78,6 +83,11 @@ async fn five_thousand_slow_clients_go_and_honest_ones_come_in() {
     }
     let closed = ["message-timeout", "4408"];
     assert!(node.metric("moorline_connections_closed_total", &closed).await > 1600.0);
+    // By the node's clock: this process has 5,000 clients to look after.
+    let ended = node.lines("connection ended");
+    let of_slow = ended.iter().filter(|line| line["cause"] == "message-timeout");
+    let longest = of_slow.map(|line| line["duration_ms"].as_u64().unwrap()).max().unwrap();
+    assert!(Duration::from_millis(longest) < STAGE + GONE_AFTER, "{longest} ms");
 }
 
 /// Sends `first` at once and then a byte of `rest` each second, until the node ends the stream; how

@@ -134,7 +134,8 @@ impl Talk {
         }
     }
 
-    async fn exactly(&mut self, length: usize) -> Option<Vec<u8>> {
+    /// So many bytes more; none when the stream ends before.
+    pub(super) async fn exactly(&mut self, length: usize) -> Option<Vec<u8>> {
         while self.rest.len() < length {
             self.more().await?;
         }

@@ -311,24 +311,28 @@ async fn an_answer_without_a_length_before_the_end_of_its_request_is_whole() {
 
 #[tokio::test]
 async fn an_answer_that_is_reset_does_not_look_whole() {
-    let (heard, is_heard) = tokio::sync::oneshot::channel::<()>();
-    let (url, _serving) = once(async |mut stream: TcpStream| {
-        stream.read_u8().await.unwrap();
-        let said = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
-        stream.write_all(said).await.unwrap();
-        is_heard.await.unwrap();
-        stream.set_zero_linger().unwrap();
-    })
-    .await;
-    let node = before(&url, "");
-    let mut talk = Talk::open(node.ws()).await;
-    talk.send(get("/", "")).await;
-    assert_eq!(talk.answer_to_head().await.status, 200);
-    assert_eq!(talk.chunk().await.unwrap(), b"hello");
-    heard.send(()).unwrap();
-    assert_eq!(talk.chunk().await, None);
-    eventually("it is counted", async || (results(&node, "broken").await == 1.0).then_some(()))
+    for (framing, start) in
+        [("Content-Length: 10", "hello"), ("Transfer-Encoding: chunked", "5\r\nhello\r\n")]
+    {
+        let said = format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{start}");
+        let (heard, is_heard) = tokio::sync::oneshot::channel::<()>();
+        let (url, _serving) = once(async move |mut stream: TcpStream| {
+            stream.read_u8().await.unwrap();
+            stream.write_all(said.as_bytes()).await.unwrap();
+            is_heard.await.unwrap();
+            stream.set_zero_linger().unwrap();
+        })
         .await;
+        let node = before(&url, "");
+        let mut talk = Talk::open(node.ws()).await;
+        talk.send(get("/", "")).await;
+        assert_eq!(talk.answer_to_head().await.status, 200);
+        assert_eq!(talk.exactly(start.len()).await.as_deref(), Some(start.as_bytes()));
+        heard.send(()).unwrap();
+        talk.ended().await;
+        let broken = async || (results(&node, "broken").await == 1.0).then_some(());
+        eventually("it is counted", broken).await;
+    }
 }
 
 #[tokio::test]

@@ -26,6 +26,9 @@ use crate::harness::{
 struct Front {
     ws: SocketAddr,
     publish: SocketAddr,
+    /// What it says to a service that has closed. moorline says that the connection is gone. Pushpin is
+    /// silent, or says that the client closed, if its answer was quick.
+    after_close: &'static str,
 }
 
 /// Pushpin's five processes, which end with the test.
@@ -274,11 +277,8 @@ async fn transcript(front: &Front, service: &Service, path: &str, steps: &[Step]
         (!is_told || asked.iter().any(|asked| is_over(&asked))).then_some(asked)
     })
     .await;
-    // After the service's own close, moorline says that the connection is gone. Pushpin is silent, or says
-    // that the client closed, if its answer was quick.
     let is_ended_by_service = matches!(steps.last(), Some(Closed));
-    let is_end = |asked: &Asked| matches!(asked.body.as_str(), "CLOSE\r\n" | "DISCONNECT\r\n");
-    let is_known = |asked: &Asked| is_ended_by_service && is_end(asked);
+    let is_known = |asked: &Asked| is_ended_by_service && asked.body == front.after_close;
     let told = asked.iter().filter(|asked| !is_known(asked));
     seen.extend(told.map(|request| described(request, &asked[0])));
     seen
@@ -371,7 +371,7 @@ fn moorline(service: &Service) -> ((Node, tempfile::TempDir), Front) {
         service.origin()
     );
     let node = Node::with_listeners(&listeners, &config);
-    let front = Front { ws: node.ws(), publish: node.management() };
+    let front = Front { ws: node.ws(), publish: node.management(), after_close: "DISCONNECT\r\n" };
     ((node, files), front)
 }
 
@@ -393,7 +393,7 @@ impl Pushpin {
             timeout(HANDSHAKE_TIMEOUT, handshake.connect(ws)).await.ok()?.ok()
         })
         .await;
-        (pushpin, Front { ws, publish })
+        (pushpin, Front { ws, publish, after_close: "CLOSE\r\n" })
     }
 }
 
